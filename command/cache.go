@@ -1,0 +1,66 @@
+package command
+
+import (
+	"sync/atomic"
+
+	"github.com/millrace-io/millrace"
+)
+
+// entry is the state of one stream as its loop sees it: ahead of the store by what is on its way to the disk.
+type entry struct {
+	stream   millrace.Stream
+	category *millrace.Category
+	state    any
+	version  uint64
+	// pins counts commits on their way. The store does not know their events yet, so the entry must not be dropped.
+	pins       atomic.Int32
+	prev, next *entry
+}
+
+// cache keeps the states of a partition's most recently used streams. Only the loop touches it, but for pins.
+type cache struct {
+	max     int
+	entries map[millrace.Stream]*entry
+	root    entry // of the ring; root.next is the most recently used
+}
+
+func newCache(max int) *cache {
+	c := &cache{max: max, entries: map[millrace.Stream]*entry{}}
+	c.root.prev, c.root.next = &c.root, &c.root
+	return c
+}
+
+func (c *cache) get(s millrace.Stream) *entry {
+	e := c.entries[s]
+	if e != nil {
+		e.unlink()
+		c.front(e)
+	}
+	return e
+}
+
+// add puts an entry in and drops the least recently used ones that nobody needs. The cache may grow beyond its bound
+// by what is pinned, which the number of commands in flight bounds.
+func (c *cache) add(e *entry) {
+	c.entries[e.stream] = e
+	c.front(e)
+	for old := c.root.prev; len(c.entries) > c.max && old != &c.root && old != e; {
+		before := old.prev
+		if old.pins.Load() == 0 {
+			c.drop(old)
+		}
+		old = before
+	}
+}
+
+func (c *cache) drop(e *entry) {
+	e.unlink()
+	delete(c.entries, e.stream)
+}
+
+func (e *entry) unlink() { e.prev.next, e.next.prev = e.next, e.prev }
+
+func (c *cache) front(e *entry) {
+	e.prev, e.next = &c.root, c.root.next
+	e.prev.next, e.next.prev = e, e
+}

@@ -1,0 +1,247 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// decideAll decides items in order and commits what comes of it.
+func (s *partition) decideAll(ctx context.Context, items []*item) {
+	if err := s.p.store.Writable(); err != nil {
+		s.postpone(items, err)
+		return
+	}
+	b := &millrace.Batch{Partition: s.index, Decisions: make([]millrace.Decision, 0, len(items))}
+	done := make([]*item, 0, len(items))
+	entries := make([]*entry, 0, len(items))
+	for _, it := range items {
+		d, e, ok := s.decide(ctx, it)
+		if !ok {
+			continue
+		}
+		if e != nil {
+			e.pins.Add(1)
+		}
+		b.Decisions = append(b.Decisions, d)
+		done, entries = append(done, it), append(entries, e)
+	}
+	if len(done) == 0 {
+		s.mu.Lock()
+		s.working = nil
+		s.mu.Unlock()
+		return
+	}
+	// Whoever wins takes the command to the disk: this commit, or the rescue that came first. A rescue holds the
+	// lock from its decision to its place in the store's queue, so its record comes before ours.
+	s.mu.Lock()
+	for i, it := range done {
+		b.Decisions[i].Fresh = it.kept.CompareAndSwap(fresh, withFate)
+	}
+	s.working = nil
+	s.mu.Unlock()
+	s.commit(b, done, entries)
+}
+
+// postpone puts items back until the store can be written to again. The ones that are not on disk yet are refused.
+func (s *partition) postpone(items []*item, err error) {
+	for _, it := range items {
+		if it.kept.CompareAndSwap(fresh, withFate) {
+			s.p.release(1, len(it.cmd.Data))
+			_ = s.p.giveUp(it, err)
+			continue
+		}
+		s.block(it, 0)
+	}
+	s.mu.Lock()
+	s.working = nil
+	s.mu.Unlock()
+}
+
+// block puts an item behind those of its stream that wait for another attempt. Its caller need not wait so long: the
+// command is kept now.
+func (s *partition) block(it *item, tries int) {
+	s.mu.Lock()
+	if it.kept.CompareAndSwap(fresh, alone) {
+		s.keep(it, true)
+	}
+	s.mu.Unlock()
+	b := s.blocked[it.cmd.Stream]
+	if b == nil {
+		b = &blocked{}
+		s.blocked[it.cmd.Stream] = b
+	}
+	if len(b.items) == 0 {
+		b.tries = tries
+		b.next = s.p.o.Now().Add(backoff(tries))
+	}
+	b.items = append(b.items, it)
+	s.waiting++
+}
+
+// backoff is how long to wait before an attempt: doubling, between bounds.
+func backoff(tries int) time.Duration {
+	d := firstRetry << min(tries, 16)
+	return min(d, lastRetry)
+}
+
+// decide decides one command. ok is false where it must wait: it is among the blocked then.
+func (s *partition) decide(ctx context.Context, it *item) (d millrace.Decision, e *entry, ok bool) {
+	stream := it.cmd.Stream
+	tries := 0
+	if b := s.blocked[stream]; b != nil {
+		if len(b.items) > 0 {
+			s.block(it, 0)
+			return d, nil, false
+		}
+		tries = b.tries + 1
+	}
+	// A stream's events are in the order of time, so that "as of then" is a prefix of it; callers' clocks may differ.
+	if it.cmd.Time.After(s.last) {
+		s.last = it.cmd.Time
+	}
+	d = millrace.Decision{Command: &it.cmd, Fingerprint: it.fp, Time: s.last}
+	if it.failure != nil {
+		// The stream's version stands in the outcome; it is not worth a wait if it cannot be read.
+		if e, _ = s.entry(ctx, stream); e != nil {
+			d.Version = e.version
+		}
+		s.unblock(stream)
+		s.bury(&d, it.failure)
+		return d, e, true
+	}
+	e, err := s.entry(ctx, stream)
+	if err != nil {
+		if ctx.Err() != nil || millrace.IsTransient(err) || it.attempts+1 < s.p.o.Attempts {
+			it.attempts++
+			s.p.o.Logger.Warn("cannot read a stream's state, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
+			s.block(it, tries)
+			return d, nil, false
+		}
+		s.unblock(stream)
+		s.bury(&d, &millrace.Failure{Reason: millrace.ReasonState, Error: err.Error(), Attempts: it.attempts + 1})
+		return d, nil, true
+	}
+	d.Version = e.version
+	if x := it.cmd.Expected; x != nil && *x != e.version {
+		s.unblock(stream)
+		d.Status, d.Refusal = millrace.StatusRefused, versionRefusal(e.version)
+		return d, e, true
+	}
+	events, state, refusal, err := run(e, it)
+	if err != nil {
+		it.attempts++
+		if it.attempts < s.p.o.Attempts {
+			s.p.o.Logger.Warn("decision failed, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
+			s.block(it, tries)
+			return d, nil, false
+		}
+		s.unblock(stream)
+		s.bury(&d, &millrace.Failure{Reason: millrace.ReasonDecide, Error: err.Error(), Attempts: it.attempts})
+		return d, e, true
+	}
+	s.unblock(stream)
+	if refusal != nil {
+		d.Status, d.Refusal = millrace.StatusRefused, refusal
+		return d, e, true
+	}
+	d.Status, d.Events = millrace.StatusDecided, events
+	e.state, e.version = state, e.version+uint64(len(events))
+	return d, e, true
+}
+
+// unblock forgets that a stream waited, once its first command got through.
+func (s *partition) unblock(stream millrace.Stream) {
+	if len(s.blocked) == 0 {
+		return
+	}
+	if b := s.blocked[stream]; b != nil && len(b.items) == 0 {
+		delete(s.blocked, stream)
+	}
+}
+
+func (s *partition) bury(d *millrace.Decision, f *millrace.Failure) {
+	d.Status, d.Failure = millrace.StatusDead, f
+	s.p.o.Logger.Error("command became a dead letter", "command", d.Command.ID, "stream", d.Command.Stream,
+		"type", d.Command.Type, "reason", f.Reason, "attempts", f.Attempts)
+}
+
+func versionRefusal(version uint64) *millrace.Refusal {
+	return &millrace.Refusal{
+		Kind: millrace.RefusedVersion, Code: "version_conflict",
+		Detail: fmt.Sprintf("the stream is at version %d", version),
+	}
+}
+
+// entry finds a stream's state in memory or in the store.
+func (s *partition) entry(ctx context.Context, stream millrace.Stream) (*entry, error) {
+	if e := s.cache.get(stream); e != nil {
+		return e, nil
+	}
+	c, ok := s.p.registry.Category(stream)
+	if !ok {
+		version, err := s.p.store.Version(ctx, stream)
+		return &entry{stream: stream, version: version}, err
+	}
+	began := s.p.o.Now()
+	state, version, err := s.load(ctx, c, stream)
+	if err != nil {
+		return nil, err
+	}
+	s.p.o.Observer.Loaded(s.p.o.Now().Sub(began))
+	e := &entry{stream: stream, category: c, state: state, version: version}
+	s.cache.add(e)
+	return e, nil
+}
+
+// load reads a state. A fold that panics is an error like any other.
+func (s *partition) load(ctx context.Context, c *millrace.Category, stream millrace.Stream) (state any, version uint64, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: folding the stream panicked: %v", millrace.ErrCorrupt, r)
+		}
+	}()
+	return s.p.loader.load(ctx, c, stream, 0)
+}
+
+// run runs the pure part of a decision: the events, encoded, and the state after them, or a refusal. A panic or a
+// broken contract is an error.
+func run(e *entry, it *item) (events []millrace.NewEvent, state any, refusal *millrace.Refusal, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, firstLines(debug.Stack()))
+		}
+	}()
+	decided, refusal := e.category.Decide(e.state, it.cmd.Body, it.cmd.Time)
+	if refusal != nil {
+		if len(decided) > 0 {
+			return nil, nil, nil, fmt.Errorf("the decision has events and a refusal")
+		}
+		return nil, nil, refusal, nil
+	}
+	if len(decided) > maxEvents {
+		return nil, nil, nil, fmt.Errorf("the decision has %d events, the most are %d", len(decided), maxEvents)
+	}
+	state = e.state
+	if len(decided) > 0 {
+		events = make([]millrace.NewEvent, len(decided))
+	}
+	for i, body := range decided {
+		if events[i], err = e.category.EncodeEvent(body); err != nil {
+			return nil, nil, nil, err
+		}
+		if len(events[i].Data) > maxEventData {
+			return nil, nil, nil, fmt.Errorf("event %s takes %d bytes, the most are %d", events[i].Type, len(events[i].Data), maxEventData)
+		}
+		state = e.category.Evolve(state, body)
+	}
+	return events, state, nil, nil
+}
+
+// maxStack bounds what a dead letter keeps of a panic's stack.
+const maxStack = 2048
+
+func firstLines(stack []byte) []byte { return stack[:min(len(stack), maxStack)] }

@@ -1,0 +1,415 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// item is a command on its way.
+type item struct {
+	p         *Processor
+	cmd       millrace.Command
+	fp        millrace.Fingerprint
+	partition int
+	failure   *millrace.Failure // it cannot be mapped: a dead letter from the start
+	began     time.Time
+
+	// kept says how the command gets to the disk: see the constants.
+	kept atomic.Int32
+	// stored is closed when the command is on disk, or will never be (err).
+	stored    chan struct{}
+	isStored  atomic.Bool
+	err       error
+	forgotten bool // on disk, and in nobody's hands: whoever waits for the outcome must ask the store
+	// done is closed when outcome is final, or never will be in this process.
+	done    chan struct{}
+	isDone  atomic.Bool
+	outcome millrace.Outcome
+
+	loaded   bool // the loop has it; guarded by the partition's lock
+	attempts int
+	waiters  int  // guarded by the flight's shard
+	held     bool // by the loop; guarded by the flight's shard
+}
+
+// How a command gets to the disk. Whoever moves it away from fresh is the one who writes it.
+const (
+	fresh     = iota // not yet
+	withFate         // in one commit with its decision
+	alone            // by itself; its decision follows
+	fromStore        // it was there
+)
+
+func (p *Processor) newItem(c millrace.Command, fp millrace.Fingerprint, now time.Time) *item {
+	return &item{
+		p: p, cmd: c, fp: fp, partition: c.Stream.Partition(p.store.Partitions()), began: now,
+		stored: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// storedIs says that the command is on disk, or why it never will be. Only the first call counts.
+func (it *item) storedIs(err error) {
+	if it.isStored.CompareAndSwap(false, true) {
+		it.err = err
+		close(it.stored)
+	}
+}
+
+// doneIs says what became of the command; nil where this process will not know. Only the first call counts.
+func (it *item) doneIs(o *millrace.Outcome) {
+	if it.isDone.CompareAndSwap(false, true) {
+		if o != nil {
+			it.outcome = *o
+		}
+		close(it.done)
+	}
+}
+
+// receipt is the proof for a caller whose command is on disk.
+func (it *item) receipt(replayed bool) *millrace.Receipt {
+	var w millrace.Waiter = it
+	if it.forgotten {
+		w = &absent{p: it.p, id: it.cmd.ID}
+	}
+	return millrace.NewPendingReceipt(it.cmd.ID, it.cmd.Stream, replayed, w)
+}
+
+// Await implements millrace.Waiter.
+func (it *item) Await(ctx context.Context) (millrace.Outcome, error) {
+	select {
+	case <-it.done:
+	default:
+		select {
+		case <-it.done:
+		case <-ctx.Done():
+			return millrace.Outcome{}, ctx.Err()
+		}
+	}
+	if !it.outcome.Done() {
+		return it.outcome, millrace.ErrClosed
+	}
+	return it.outcome, nil
+}
+
+// absent waits for a command that is in the store only. A backlog may be long, so such commands take no memory until
+// somebody waits for one.
+type absent struct {
+	p  *Processor
+	id string
+}
+
+// Await implements millrace.Waiter. It puts an item into the flight first and looks into the store then: the loop,
+// which does it the other way round, meets the item or has decided already.
+func (a *absent) Await(ctx context.Context) (millrace.Outcome, error) {
+	c, err := a.p.store.Command(ctx, a.id)
+	if err != nil {
+		return millrace.Outcome{}, err
+	}
+	it := a.p.newItem(c, c.Fingerprint(), a.p.o.Now())
+	it.kept.Store(fromStore)
+	it.storedIs(nil)
+	it = a.p.flight.wait(it)
+	defer a.p.flight.unwait(it)
+	o, err := a.p.store.Lookup(ctx, a.id)
+	if err != nil {
+		return o, err
+	}
+	if o.Done() {
+		it.doneIs(&o)
+		return o, nil
+	}
+	if a.p.closed.Load() {
+		return o, millrace.ErrClosed
+	}
+	return it.Await(ctx)
+}
+
+// flightShards spread the locks of the commands in flight: more than there are cores.
+const flightShards = 64
+
+// flight finds the commands that are on their way by their ids, so that two submissions of one id meet.
+type flight struct {
+	seed   maphash.Seed
+	shards [flightShards]struct {
+		mu    sync.Mutex
+		items map[string]*item
+	}
+}
+
+func newFlight() *flight {
+	f := &flight{seed: maphash.MakeSeed()}
+	for i := range f.shards {
+		f.shards[i].items = map[string]*item{}
+	}
+	return f
+}
+
+// enter puts an item in, or returns the one that has its id already.
+func (f *flight) enter(it *item) (other *item) {
+	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other = s.items[it.cmd.ID]; other == nil {
+		s.items[it.cmd.ID] = it
+	}
+	return other
+}
+
+// wait puts an item in, or finds the one that has its id, for somebody who waits.
+func (f *flight) wait(it *item) *item {
+	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other := s.items[it.cmd.ID]; other != nil {
+		it = other
+	} else {
+		s.items[it.cmd.ID] = it
+	}
+	it.waiters++
+	return it
+}
+
+// unwait takes an item out again that was only there for those who waited.
+func (f *flight) unwait(it *item) {
+	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if it.waiters--; it.waiters == 0 && it.kept.Load() == fromStore && !it.held && s.items[it.cmd.ID] == it {
+		delete(s.items, it.cmd.ID)
+	}
+}
+
+// hold finds the item of an undecided command of the store, or puts one in, for the loop: it stays until it is settled.
+func (f *flight) hold(it *item) *item {
+	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other := s.items[it.cmd.ID]; other != nil {
+		it = other
+	} else {
+		s.items[it.cmd.ID] = it
+	}
+	it.held = true
+	return it
+}
+
+// leave takes an item out.
+func (f *flight) leave(it *item) {
+	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.items[it.cmd.ID] == it {
+		delete(s.items, it.cmd.ID)
+	}
+}
+
+// all calls f for everything in flight.
+func (f *flight) all(each func(*item)) {
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.mu.Lock()
+		for _, it := range s.items {
+			each(it)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Accept implements millrace.Intake.
+func (p *Processor) Accept(ctx context.Context, c millrace.Command) (*millrace.Receipt, error) {
+	it, replayed, err := p.submit(ctx, c)
+	if err != nil {
+		p.o.Observer.Rejected(err)
+		return nil, err
+	}
+	return p.stored(ctx, it, replayed)
+}
+
+// stored waits until a command is on disk.
+func (p *Processor) stored(ctx context.Context, it *item, replayed bool) (*millrace.Receipt, error) {
+	select {
+	case <-it.stored:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if it.err != nil {
+		p.o.Observer.Rejected(it.err)
+		return nil, it.err
+	}
+	p.o.Observer.Accepted(p.o.Now().Sub(it.began), replayed)
+	return it.receipt(replayed), nil
+}
+
+// AcceptAll implements millrace.Intake.
+func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
+	type waiting struct {
+		it       *item
+		replayed bool
+	}
+	out := make([]millrace.Accepted, len(cs))
+	items := make([]waiting, len(cs))
+	settled := 0
+	settle := func(upTo int) {
+		for ; settled < upTo; settled++ {
+			if w := items[settled]; w.it != nil {
+				out[settled].Receipt, out[settled].Err = p.stored(ctx, w.it, w.replayed)
+				items[settled].it = nil
+			}
+		}
+	}
+	for i := range cs {
+		for {
+			it, replayed, err := p.submit(ctx, cs[i])
+			var full *millrace.OverloadError
+			if errors.As(err, &full) && full.What == queueName && settled < i {
+				// Our own commands fill the queue: let them through first.
+				settle(i)
+				continue
+			}
+			if err != nil {
+				p.o.Observer.Rejected(err)
+				out[i].Err = err
+			}
+			items[i] = waiting{it, replayed}
+			break
+		}
+	}
+	settle(len(cs))
+	return out
+}
+
+// submit checks a command, finds out whether it is known, and puts it on its way if not.
+func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, replayed bool, err error) {
+	if err := check(&c); err != nil {
+		return nil, false, err
+	}
+	if p.closed.Load() {
+		return nil, false, millrace.ErrClosed
+	}
+	now := p.o.Now()
+	if c.Time.IsZero() {
+		c.Time = now
+	}
+	c.Time = c.Time.UTC().Round(0)
+	if c.CorrelationID == "" {
+		c.CorrelationID = c.ID
+	}
+	it = p.newItem(c, c.Fingerprint(), now)
+	it.map_(p.registry)
+	if other := p.flight.enter(it); other != nil {
+		if other.fp != it.fp {
+			return nil, false, millrace.ErrKeyReused
+		}
+		return other, true, nil
+	}
+	o, err := p.store.Lookup(ctx, c.ID)
+	switch {
+	case err == nil:
+		return p.known(it, o)
+	case !errors.Is(err, millrace.ErrNotFound):
+		return nil, false, p.giveUp(it, err)
+	}
+	if err := p.admit(len(it.cmd.Data)); err != nil {
+		return nil, false, p.giveUp(it, err)
+	}
+	p.parts[it.partition].put(it)
+	return it, false, nil
+}
+
+// check says what is wrong with a command's form.
+func check(c *millrace.Command) error {
+	if err := millrace.ValidateID("command id", c.ID, millrace.MaxCommandID); err != nil {
+		return err
+	}
+	if err := c.Stream.Validate(); err != nil {
+		return err
+	}
+	if err := millrace.ValidateID("command type", c.Type, millrace.MaxTypeName); err != nil {
+		return err
+	}
+	for _, id := range []struct{ what, id string }{
+		{"correlation id", c.CorrelationID}, {"causation id", c.CausationID}, {"source", c.Source},
+	} {
+		if id.id == "" {
+			continue
+		}
+		if err := millrace.ValidateID(id.what, id.id, millrace.MaxCommandID); err != nil {
+			return err
+		}
+	}
+	if len(c.Data) > millrace.MaxCommandData {
+		return fmt.Errorf("%w: command data is longer than %d bytes", millrace.ErrInvalid, millrace.MaxCommandData)
+	}
+	return nil
+}
+
+// map_ decodes the command's body. What cannot be mapped is kept, as a dead letter.
+func (it *item) map_(r *millrace.Registry) {
+	body, err := r.DecodeCommand(&it.cmd)
+	if err == nil {
+		it.cmd.Body = body
+		return
+	}
+	it.failure = &millrace.Failure{Reason: millrace.ReasonUndecodable, Error: err.Error(), Attempts: 1}
+	var form *millrace.FormError
+	switch {
+	case errors.Is(err, millrace.ErrUnknownType):
+		it.failure.Reason = millrace.ReasonUnknownType
+	case errors.As(err, &form) && len(form.Errors) > 0:
+		it.failure.Error = form.Errors[0].Pointer + ": " + form.Errors[0].Detail
+	}
+}
+
+// known answers a command that the store has.
+func (p *Processor) known(it *item, o millrace.Outcome) (*item, bool, error) {
+	if o.Fingerprint != it.fp {
+		return nil, false, p.giveUp(it, millrace.ErrKeyReused)
+	}
+	it.kept.Store(fromStore)
+	it.forgotten = !o.Done()
+	p.flight.leave(it)
+	if o.Done() {
+		it.doneIs(&o)
+	}
+	it.storedIs(nil)
+	return it, true, nil
+}
+
+// giveUp ends an item that did not get anywhere, for its own caller and for those who met it in flight.
+func (p *Processor) giveUp(it *item, err error) error {
+	p.flight.leave(it)
+	it.storedIs(err)
+	it.doneIs(nil)
+	return err
+}
+
+const queueName = "queue"
+
+// admit says whether one more command may come in, and counts it.
+func (p *Processor) admit(size int) error {
+	if err := p.store.Writable(); err != nil {
+		return err
+	}
+	if p.store.Backlog() >= p.o.MaxBacklog {
+		return &millrace.OverloadError{What: "backlog", RetryAfter: overloadRetry}
+	}
+	n, b := p.inMemory.Add(1), p.inBytes.Add(int64(size))
+	if n > int64(p.o.MaxQueue) || b > maxQueueBytes {
+		p.release(1, size)
+		return &millrace.OverloadError{What: queueName, RetryAfter: overloadRetry}
+	}
+	return nil
+}
+
+// release counts commands out that admit counted in.
+func (p *Processor) release(n, size int) {
+	p.inMemory.Add(int64(-n))
+	p.inBytes.Add(int64(-size))
+}

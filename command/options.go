@@ -1,0 +1,106 @@
+package command
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// Options of New; nil is fine.
+type Options struct {
+	// MaxBatch is how many commands one commit of a partition decides at most. Defaults to 512.
+	MaxBatch int
+	// MaxQueue is how many commands may be in memory, on their way to a decision; more are refused with an
+	// OverloadError. Defaults to 16,384.
+	MaxQueue int
+	// MaxBacklog is how many commands may be kept undecided; more are refused with an OverloadError.
+	// Defaults to 1,000,000.
+	MaxBacklog int64
+	// CacheStreams is how many streams' states are kept in memory, over all partitions. Defaults to 65,536.
+	CacheStreams int
+	// Attempts is how often a decision that panics or a state that cannot be folded is tried before the command becomes
+	// a dead letter. Errors that may pass by themselves are retried without end. Defaults to 3.
+	Attempts int
+	// Paused accepts commands and decides none.
+	Paused bool
+	// Observer is told what happens. Defaults to nobody.
+	Observer Observer
+	// Logger gets dead letters and retries. Defaults to nothing.
+	Logger *slog.Logger
+	// Now is the clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Observer is told what happens to commands. Its methods are called on the hot path by many goroutines: they must be
+// quick and must not block.
+type Observer interface {
+	// Accepted: a command is on disk, this long after Accept was called. A replayed one was there before.
+	Accepted(took time.Duration, replayed bool)
+	// Rejected: a command was not accepted, because of overload, a full disk or a reused key.
+	Rejected(err error)
+	// Decided: a command has its outcome, this long after it was accepted.
+	Decided(category string, status millrace.Status, took time.Duration)
+	// Committed: a partition committed so many decisions at once.
+	Committed(decisions int)
+	// Loaded: a stream's state was not in memory and was read from the store.
+	Loaded(took time.Duration)
+}
+
+type nobody struct{}
+
+func (nobody) Accepted(time.Duration, bool)                   {}
+func (nobody) Rejected(error)                                 {}
+func (nobody) Decided(string, millrace.Status, time.Duration) {}
+func (nobody) Committed(int)                                  {}
+func (nobody) Loaded(time.Duration)                           {}
+
+const (
+	// maxQueueBytes bounds the bodies of the commands in memory: what a store must be able to take once it says that it
+	// can take more.
+	maxQueueBytes = 16 << 20
+	// maxEvents bounds the events of one decision: they share a commit, and a reader must take them together.
+	maxEvents = 1000
+	// maxEventData bounds one event's body: an order of the most lines with its totals.
+	maxEventData = 4 << 20
+	// stuckAfter is how long a command may wait for its loop before it is kept without its decision. A loop that keeps up
+	// takes well under a millisecond.
+	stuckAfter = 20 * time.Millisecond
+	// firstRetry and lastRetry bound the waits between attempts.
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 5 * time.Second
+	// overloadRetry is what refused callers are told to wait: a full queue drains in much less.
+	overloadRetry = time.Second
+)
+
+func (o *Options) withDefaults() Options {
+	var r Options
+	if o != nil {
+		r = *o
+	}
+	if r.MaxBatch == 0 {
+		r.MaxBatch = 512
+	}
+	if r.MaxQueue == 0 {
+		r.MaxQueue = 16 << 10
+	}
+	if r.MaxBacklog == 0 {
+		r.MaxBacklog = 1_000_000
+	}
+	if r.CacheStreams == 0 {
+		r.CacheStreams = 64 << 10
+	}
+	if r.Attempts == 0 {
+		r.Attempts = 3
+	}
+	if r.Observer == nil {
+		r.Observer = nobody{}
+	}
+	if r.Logger == nil {
+		r.Logger = slog.New(slog.DiscardHandler)
+	}
+	if r.Now == nil {
+		r.Now = time.Now
+	}
+	return r
+}

@@ -1,0 +1,390 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// partition is one loop with its queue.
+type partition struct {
+	p     *Processor
+	index int
+	cache *cache
+	wake  chan struct{} // there is something to look at
+
+	mu    sync.Mutex
+	queue []*item
+	// working are the items the loop has taken and not committed yet; rescue looks at them too.
+	working []*item
+	// behind: undecided commands are in the store that the loop does not have. New ones are then kept alone, behind them.
+	behind bool
+	// alone counts acceptances on their way to the disk, behind the back of the loop.
+	alone    int
+	inFlight int // decisions on their way to the disk
+	bytes    int // of their commands
+	closed   bool
+	failed   error
+
+	// The loop's own: streams that wait for another attempt, in the order of their items.
+	blocked map[millrace.Stream]*blocked
+	waiting int // items in blocked
+	last    time.Time
+}
+
+// blocked is a stream whose next command could not be decided for a reason that may pass.
+type blocked struct {
+	items []*item
+	tries int
+	next  time.Time
+}
+
+// maxInFlight and maxInFlightBytes bound the decisions of a partition that wait for the disk: as much as a batch of
+// the store takes.
+const (
+	maxInFlight      = 4096
+	maxInFlightBytes = 4 << 20
+)
+
+func newPartition(p *Processor, index int) *partition {
+	return &partition{
+		p: p, index: index, wake: make(chan struct{}, 1), behind: true,
+		cache:   newCache(max(p.o.CacheStreams/p.store.Partitions(), 16)),
+		blocked: map[millrace.Stream]*blocked{},
+	}
+}
+
+func (s *partition) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// put takes a new command in.
+func (s *partition) put(it *item) {
+	s.mu.Lock()
+	switch {
+	case s.closed:
+		s.mu.Unlock()
+		s.p.release(1, len(it.cmd.Data))
+		_ = s.p.giveUp(it, millrace.ErrClosed)
+	case s.behind:
+		it.kept.Store(alone)
+		s.keep(it, false)
+		s.mu.Unlock()
+	default:
+		it.loaded = true
+		s.queue = append(s.queue, it)
+		first := len(s.queue) == 1
+		s.mu.Unlock()
+		if first {
+			s.signal()
+		}
+	}
+}
+
+// keep makes a command durable without its decision; s.mu is held, so that a decision of it comes later. The item
+// stays with the loop where the loop has it, else the loop will find it in the store.
+func (s *partition) keep(it *item, loopHasIt bool) {
+	s.alone++
+	b := &millrace.Batch{Partition: s.index, Accepted: []millrace.AcceptedCommand{{Command: &it.cmd, Fingerprint: it.fp}}}
+	s.p.store.Commit(b, func(err error) {
+		if !loopHasIt {
+			it.forgotten = true
+			s.p.flight.leave(it)
+			s.p.release(1, len(it.cmd.Data))
+		}
+		it.storedIs(err)
+		s.mu.Lock()
+		s.alone--
+		s.mu.Unlock()
+		s.signal()
+	})
+}
+
+// rescue keeps commands alone that came before a time and have not been decided.
+func (s *partition) rescue(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range [][]*item{s.working, s.queue} {
+		for _, it := range list {
+			if it.began.Before(before) && it.kept.CompareAndSwap(fresh, alone) {
+				s.keep(it, true)
+			}
+		}
+	}
+}
+
+// run decides until ctx ends.
+func (s *partition) run(ctx context.Context) error {
+	for {
+		items, behind, err := s.take()
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case len(items) > 0:
+			s.decideAll(ctx, items)
+			continue
+		case behind:
+			more, err := s.drain(ctx)
+			if err != nil && ctx.Err() == nil {
+				// The backlog cannot be read now; it is still there.
+				s.p.o.Logger.Warn("cannot read the backlog", "partition", s.index, "error", err)
+			}
+			if more && err == nil {
+				continue
+			}
+		}
+		if !s.sleep(ctx, behind) {
+			return nil
+		}
+	}
+}
+
+// finish closes the partition and waits for what is on its way to the disk.
+func (s *partition) finish() {
+	for {
+		s.mu.Lock()
+		s.closed = true
+		n := s.inFlight + s.alone
+		s.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		<-s.wake
+	}
+}
+
+// take hands the loop what waits: new commands and those whose time for another attempt has come.
+func (s *partition) take() (items []*item, behind bool, err error) {
+	now := s.p.o.Now()
+	for _, b := range s.blocked {
+		if !b.next.After(now) {
+			items = append(items, b.items...)
+			s.waiting -= len(b.items)
+			b.items = nil
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return nil, false, s.failed
+	}
+	if s.full() {
+		return nil, s.behind, nil
+	}
+	n := min(len(s.queue), s.p.o.MaxBatch)
+	if items == nil {
+		items = s.queue[:n:n]
+	} else {
+		items = append(items, s.queue[:n]...)
+	}
+	if n == len(s.queue) {
+		s.queue = nil
+	} else {
+		s.queue = s.queue[n:]
+	}
+	s.working = items
+	return items, s.behind, nil
+}
+
+// sleep waits for something to do; false when ctx has ended.
+func (s *partition) sleep(ctx context.Context, behind bool) bool {
+	var due <-chan time.Time
+	if wait, ok := s.nextTry(behind); ok {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-s.wake:
+	case <-due:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// nextTry is when the loop must look again by itself.
+func (s *partition) nextTry(behind bool) (time.Duration, bool) {
+	wait, ok := time.Duration(0), false
+	if behind {
+		wait, ok = firstRetry, true
+	}
+	now := s.p.o.Now()
+	for _, b := range s.blocked {
+		if d := max(b.next.Sub(now), 0); !ok || d < wait {
+			wait, ok = d, true
+		}
+	}
+	return wait, ok
+}
+
+// drain decides the backlog, and finds out when there is none any more: from then on new commands come through memory.
+// It returns false when it must be called again later.
+func (s *partition) drain(ctx context.Context) (more bool, err error) {
+	// What is decided but not yet on disk would be read as undecided. And what waits for another attempt takes memory.
+	if !s.settled() || s.waiting > s.maxWaiting() {
+		return false, nil
+	}
+	found := 0
+	for page, err := range s.pages(ctx) {
+		if err != nil {
+			return false, err
+		}
+		found += len(page)
+		s.mu.Lock()
+		s.working = page
+		s.mu.Unlock()
+		s.decideAll(ctx, page)
+		for !s.roomInFlight() {
+			select {
+			case <-s.wake:
+			case <-ctx.Done():
+				return false, nil
+			}
+		}
+		if s.waiting > s.maxWaiting() {
+			break // the rest stays in the store
+		}
+	}
+	if found > 0 {
+		return true, nil
+	}
+	// Nothing was left when we looked. If nothing has been accepted alone since, nothing is left now.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alone > 0 {
+		return false, nil
+	}
+	for it, err := range s.undecided(ctx) {
+		if err != nil {
+			return false, err
+		}
+		if !it.loaded {
+			return true, nil
+		}
+	}
+	s.behind = false
+	return true, nil
+}
+
+// maxWaiting bounds how much of a backlog is in memory because it waits for another attempt.
+func (s *partition) maxWaiting() int { return max(s.p.o.MaxQueue/len(s.p.parts), s.p.o.MaxBatch) }
+
+// settled says whether nothing is on its way to the disk.
+func (s *partition) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inFlight == 0 && s.failed == nil
+}
+
+func (s *partition) roomInFlight() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.full() || s.failed != nil
+}
+
+// full says whether enough is on its way to the disk; s.mu is held.
+func (s *partition) full() bool { return s.inFlight >= maxInFlight || s.bytes >= maxInFlightBytes }
+
+// undecided yields the store's undecided commands as items: the ones in flight where somebody waits for them.
+func (s *partition) undecided(ctx context.Context) iter.Seq2[*item, error] {
+	return func(yield func(*item, error) bool) {
+		for c, err := range s.p.store.Pending(ctx, s.index) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			it := s.p.newItem(*c.Command, c.Fingerprint, s.p.o.Now())
+			it.kept.Store(fromStore)
+			it.storedIs(nil)
+			it = s.p.flight.hold(it)
+			if !yield(it, nil) {
+				return
+			}
+		}
+	}
+}
+
+// pages groups the undecided commands that the loop does not have yet.
+func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
+	return func(yield func([]*item, error) bool) {
+		var page []*item
+		size := 0
+		for it, err := range s.undecided(ctx) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			s.mu.Lock()
+			had := it.loaded
+			it.loaded = true
+			s.mu.Unlock()
+			if had {
+				continue
+			}
+			s.p.inMemory.Add(1)
+			s.p.inBytes.Add(int64(len(it.cmd.Data)))
+			size += len(it.cmd.Data)
+			if it.cmd.Body == nil && it.failure == nil {
+				it.map_(s.p.registry)
+			}
+			if page = append(page, it); len(page) >= s.p.o.MaxBatch || size >= maxInFlightBytes {
+				if !yield(page, nil) {
+					return
+				}
+				page, size = nil, 0
+			}
+		}
+		if len(page) > 0 {
+			yield(page, nil)
+		}
+	}
+}
+
+// commit hands a batch to the store. The items are settled when it is durable, in the store's goroutine.
+func (s *partition) commit(b *millrace.Batch, items []*item, entries []*entry) {
+	size := 0
+	for _, it := range items {
+		size += len(it.cmd.Data)
+	}
+	s.mu.Lock()
+	s.inFlight += len(items)
+	s.bytes += size
+	s.mu.Unlock()
+	s.p.store.Commit(b, func(err error) {
+		for i, it := range items {
+			if e := entries[i]; e != nil {
+				e.pins.Add(-1)
+			}
+			if err != nil {
+				s.p.lose(it, err)
+				continue
+			}
+			o := b.Decisions[i].Outcome(s.index)
+			s.p.settle(it, &o)
+		}
+		s.p.release(len(items), size)
+		s.p.o.Observer.Committed(len(items))
+		s.mu.Lock()
+		full := s.full()
+		s.inFlight -= len(items)
+		s.bytes -= size
+		if err != nil && s.failed == nil && !errors.Is(err, millrace.ErrClosed) {
+			s.failed = err
+		}
+		look := full || s.closed || s.behind || s.failed != nil
+		s.mu.Unlock()
+		if look {
+			s.signal()
+		}
+	})
+}

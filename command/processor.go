@@ -1,0 +1,102 @@
+package command
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-io/millrace"
+)
+
+// Processor accepts commands and decides them. It implements [millrace.Intake].
+type Processor struct {
+	o        Options
+	store    *millrace.Store
+	registry *millrace.Registry
+	loader   loader
+	flight   *flight
+	parts    []*partition
+	// inMemory and inBytes count commands in queues and loops, which MaxQueue and maxQueueBytes bound.
+	inMemory atomic.Int64
+	inBytes  atomic.Int64
+	closed   atomic.Bool
+}
+
+var _ millrace.Intake = (*Processor)(nil)
+
+// New makes a processor. It accepts from now on and decides while Run runs. A store has one processor.
+func New(store *millrace.Store, registry *millrace.Registry, opts *Options) *Processor {
+	p := &Processor{
+		o: opts.withDefaults(), store: store, registry: registry,
+		loader: loader{store: store, registry: registry}, flight: newFlight(),
+	}
+	for i := range store.Partitions() {
+		p.parts = append(p.parts, newPartition(p, i))
+	}
+	return p
+}
+
+// Run decides until ctx ends. Then it finishes what is in its hands, and leaves the rest in the store for the next
+// run. It returns nil, or why the store failed.
+func (p *Processor) Run(ctx context.Context) error {
+	defer p.end()
+	g, gctx := errgroup.WithContext(ctx)
+	for _, part := range p.parts {
+		if p.o.Paused {
+			break
+		}
+		g.Go(func() error { return part.run(gctx) })
+	}
+	g.Go(func() error { return p.rescue(gctx) })
+	return g.Wait()
+}
+
+// end closes the door, waits for what is on its way to the disk, and tells everybody who still waits.
+func (p *Processor) end() {
+	p.closed.Store(true)
+	for _, part := range p.parts {
+		part.finish()
+	}
+	p.flight.all(func(it *item) {
+		it.storedIs(millrace.ErrClosed)
+		it.doneIs(nil)
+	})
+}
+
+// rescue keeps commands alone that have waited too long for their loop, so that a slow decision does not keep others
+// from being accepted.
+func (p *Processor) rescue(ctx context.Context) error {
+	t := time.NewTicker(stuckAfter)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		before := p.o.Now().Add(-stuckAfter)
+		for _, part := range p.parts {
+			part.rescue(before)
+		}
+	}
+}
+
+// Queued is how many commands are in memory on their way to a decision.
+func (p *Processor) Queued() int64 { return p.inMemory.Load() }
+
+// settle ends an item with its outcome.
+func (p *Processor) settle(it *item, o *millrace.Outcome) {
+	p.flight.leave(it)
+	it.doneIs(o)
+	it.storedIs(nil)
+	p.o.Observer.Decided(o.Stream.Category(), o.Status, p.o.Now().Sub(it.cmd.Time))
+}
+
+// lose ends an item whose commit failed. A command that was on disk before stays accepted.
+func (p *Processor) lose(it *item, err error) {
+	p.flight.leave(it)
+	it.storedIs(err)
+	it.doneIs(nil)
+}

@@ -1,0 +1,71 @@
+package millrace
+
+import (
+	"context"
+	"iter"
+)
+
+// Meta is what a store is created with and keeps for ever, but for the epoch.
+type Meta struct {
+	ID         string // of the store, random
+	Epoch      uint64 // rises with each restore from a backup, so that newer cursors are told apart
+	Partitions int
+}
+
+// FeedOptions say what a feed reads.
+type FeedOptions struct {
+	After Cursor
+	// Partitions limits the feed; nil means all.
+	Partitions []int
+	// Follow waits for new events at the end instead of ending there.
+	Follow bool
+}
+
+// Driver is what a backend implements. All code but the backends and [Store] uses Store. The rules that the
+// methods must keep are held by millracetest.RunStore.
+type Driver interface {
+	Meta() Meta
+
+	// Append makes a batch durable. It returns at once; whoever calls it bounds what is on its way. done is called
+	// exactly once. Batches of one partition become durable in the order of the calls, and done is called in that
+	// order. done(nil) means: durable, and visible to every read below. Errors for done: ErrFenced, ErrFailed (nothing
+	// more will be acknowledged), ErrClosed, ErrInvalid (larger than the backend can hold). done must not block.
+	Append(b *Batch, done func(error))
+	// Writable is nil, or why new facts would be refused now: ErrFull, ErrFailed, ErrClosed.
+	Writable() error
+
+	// Lookup finds a command by id in the whole store. The outcome is StatusAccepted where it is not decided.
+	Lookup(ctx context.Context, id string) (Outcome, error)
+	// Command reads an accepted command. Errors: ErrNotFound, ErrCorrupt.
+	Command(ctx context.Context, id string) (Command, error)
+	// Pending yields the undecided commands of a partition in the order of acceptance.
+	Pending(ctx context.Context, partition int) iter.Seq2[AcceptedCommand, error]
+	// Backlog counts the undecided commands of the store.
+	Backlog() int64
+
+	// Version is the stream's newest version, 0 where it has no events.
+	Version(ctx context.Context, s Stream) (uint64, error)
+	// Events yields the stream's events from a version on.
+	Events(ctx context.Context, s Stream, from uint64) iter.Seq2[Recorded, error]
+	// Feed yields batches of events that keep the order of each partition. A batch is the reader's for the time of
+	// its iteration; its slice must not be kept. Without Follow it ends at the heads of the time of the call.
+	Feed(ctx context.Context, o FeedOptions) iter.Seq2[[]Recorded, error]
+	// Heads are the durable heads of all partitions.
+	Heads() []Head
+
+	// Document reads one document. Errors: ErrNotFound.
+	Document(ctx context.Context, collection string, partition int, id string) (Document, error)
+	// Documents runs a query.
+	Documents(ctx context.Context, q Query) iter.Seq2[Document, error]
+	// CommitViews writes each batch atomically. Errors: ErrFenced, ErrFailed, ErrClosed.
+	CommitViews(ctx context.Context, batches []ViewBatch) error
+	// Checkpoints are the positions that a consumer has reached, zero where it has none.
+	Checkpoints(ctx context.Context, consumer string) (Cursor, error)
+	// DropViews removes a consumer's checkpoints and all documents of the collections.
+	DropViews(ctx context.Context, consumer string, collections []string) error
+
+	// Verify checks everything there is to check and calls report for each fault. It is an error only if it could
+	// not do so.
+	Verify(ctx context.Context, report func(problem string)) error
+	Close() error
+}

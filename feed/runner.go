@@ -1,0 +1,364 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-io/millrace"
+)
+
+// Options of New; nil is fine.
+type Options struct {
+	// Workers share the partitions among them. Defaults to the number of processors, at most 4.
+	Workers int
+	// Attempts is how often an event is tried before its stream is parked. Defaults to 5.
+	Attempts int
+	// Backoff is the wait before the second attempt; it doubles with each further one, up to 10 s. Defaults to 50 ms.
+	Backoff time.Duration
+	// Observer is told what happens. Defaults to nobody.
+	Observer Observer
+	// Logger gets retries and parked streams. Defaults to nothing.
+	Logger *slog.Logger
+	// Now is the clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Observer is told what consumers do. It must be quick and is called by several goroutines.
+type Observer interface {
+	// Handled: so many events were committed; the oldest of them was recorded at this time.
+	Handled(consumer string, events []millrace.Recorded)
+	// Failed: an attempt failed.
+	Failed(consumer string)
+	// Parked: a stream was given up until somebody redrives it; now so many are parked in the runner's partitions.
+	Parked(consumer string, streams int)
+}
+
+type nobody struct{}
+
+func (nobody) Handled(string, []millrace.Recorded) {}
+func (nobody) Failed(string)                       {}
+func (nobody) Parked(string, int)                  {}
+
+const (
+	maxBackoff = 10 * time.Second
+	// readAhead is how many batches may wait for a worker: one is being handled, one waits.
+	readAhead = 1
+)
+
+// Runner runs one consumer.
+type Runner struct {
+	o        Options
+	store    *millrace.Store
+	registry *millrace.Registry
+	c        millrace.Consumer
+}
+
+// New makes a runner for a consumer.
+func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer, opts *Options) *Runner {
+	r := &Runner{store: store, registry: registry, c: c}
+	if opts != nil {
+		r.o = *opts
+	}
+	if r.o.Workers == 0 {
+		r.o.Workers = min(runtime.GOMAXPROCS(0), 4)
+	}
+	r.o.Workers = min(r.o.Workers, store.Partitions())
+	if r.o.Attempts == 0 {
+		r.o.Attempts = 5
+	}
+	if r.o.Backoff == 0 {
+		r.o.Backoff = 50 * time.Millisecond
+	}
+	if r.o.Observer == nil {
+		r.o.Observer = nobody{}
+	}
+	if r.o.Logger == nil {
+		r.o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if r.o.Now == nil {
+		r.o.Now = time.Now
+	}
+	if r.c.Collection == nil {
+		name := r.c.Name
+		r.c.Collection = func(t *millrace.Table) string { return name + "." + t.Name }
+	}
+	return r
+}
+
+// Run follows the feed until ctx ends (nil) or the store cannot be read or written any more.
+func (r *Runner) Run(ctx context.Context) error {
+	from, err := r.store.Checkpoints(ctx, r.c.Name)
+	if err != nil {
+		return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	workers := make([]*worker, r.o.Workers)
+	for i := range workers {
+		w, err := r.newWorker(gctx, i)
+		if err != nil {
+			return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+		}
+		workers[i] = w
+		g.Go(func() error { return w.run(gctx) })
+	}
+	g.Go(func() error {
+		for events, err := range r.store.Feed(gctx, millrace.FeedOptions{After: from, Follow: true}) {
+			if err != nil {
+				return err
+			}
+			if !deal(gctx, workers, events) {
+				break
+			}
+		}
+		return millrace.ErrClosed // ends the workers too
+	})
+	err = g.Wait()
+	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrClosed) {
+		return nil //nolint:nilerr // an ended ctx is how a runner stops
+	}
+	return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+}
+
+// deal hands each worker its part of a batch.
+func deal(ctx context.Context, workers []*worker, events []millrace.Recorded) bool {
+	for i, w := range workers {
+		n := 0
+		for k := range events {
+			if events[k].Partition%len(workers) == i {
+				n++
+			}
+		}
+		if n == 0 {
+			continue
+		}
+		part := make([]millrace.Recorded, 0, n)
+		for k := range events {
+			if events[k].Partition%len(workers) == i {
+				part = append(part, events[k])
+			}
+		}
+		select {
+		case w.in <- part:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// worker handles the events of some of the partitions.
+type worker struct {
+	r      *Runner
+	index  int
+	in     chan []millrace.Recorded
+	views  []*views // by partition; nil where it has none
+	parked map[millrace.Stream]bool
+	wants  map[string]bool // by category, so that a stream's name is looked at once
+}
+
+func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
+	w := &worker{
+		r: r, index: index, in: make(chan []millrace.Recorded, readAhead),
+		views: make([]*views, r.store.Partitions()), parked: map[millrace.Stream]bool{}, wants: map[string]bool{},
+	}
+	for p := index; p < len(w.views); p += r.o.Workers {
+		q := millrace.Query{Collection: r.c.Collection(ParkedTable.Table), Index: -1, Partition: p}
+		for d, err := range r.store.Documents(ctx, q) {
+			if err != nil {
+				return nil, err
+			}
+			w.parked[millrace.Stream(d.ID)] = true
+		}
+	}
+	r.o.Observer.Parked(r.c.Name, len(w.parked))
+	return w, nil
+}
+
+func (w *worker) run(ctx context.Context) error {
+	for {
+		select {
+		case events := <-w.in:
+			if err := w.handle(ctx, events); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// handle takes a batch as one commit. Where an event fails, the batch is undone and its events are taken one by one, so
+// that the fault is that event's alone.
+func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
+	err := w.try(ctx, events)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	w.r.o.Logger.Warn("a batch failed and is taken event by event", "consumer", w.r.c.Name, "error", err)
+	for i := range events {
+		if err := w.handleOne(ctx, events[i:i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// handleOne tries one event until it succeeds or its stream is parked.
+func (w *worker) handleOne(ctx context.Context, one []millrace.Recorded) error {
+	wait := w.r.o.Backoff
+	for attempt := 1; ; attempt++ {
+		err := w.try(ctx, one)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		w.r.o.Observer.Failed(w.r.c.Name)
+		var hard *handlerError
+		if !errors.As(err, &hard) {
+			// The store's own trouble is nobody's poison.
+			if !millrace.IsTransient(err) {
+				return err
+			}
+		} else if attempt >= w.r.o.Attempts {
+			return w.park(ctx, &one[0], hard.err, attempt)
+		}
+		w.r.o.Logger.Warn("an event failed and is tried again", "consumer", w.r.c.Name, "event", one[0].ID(), "attempt", attempt, "error", err)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+		wait = min(2*wait, maxBackoff)
+	}
+}
+
+// handlerError is a fault of the handler or of the event, as against one of the store.
+type handlerError struct{ err error }
+
+func (e *handlerError) Error() string { return e.err.Error() }
+func (e *handlerError) Unwrap() error { return e.err }
+
+// try handles events and commits what comes of them, all or nothing.
+func (w *worker) try(ctx context.Context, events []millrace.Recorded) error {
+	for _, v := range w.views {
+		if v != nil {
+			v.reset()
+		}
+	}
+	for i := range events {
+		e := &events[i]
+		if !w.wanted(e) || w.parked[e.Stream] {
+			continue
+		}
+		if err := w.call(ctx, w.view(ctx, e.Partition), e); err != nil {
+			return err
+		}
+	}
+	return w.commit(ctx, events)
+}
+
+func (w *worker) view(ctx context.Context, partition int) *views {
+	v := w.views[partition]
+	if v == nil {
+		v = &views{store: w.r.store, consumer: &w.r.c, partition: partition, docs: map[docKey]*doc{}}
+		w.views[partition] = v
+	}
+	v.ctx = ctx
+	return v
+}
+
+func (w *worker) wanted(e *millrace.Recorded) bool {
+	if len(w.r.c.Categories) == 0 {
+		return true
+	}
+	return w.r.c.Wants(e.Stream.Category())
+}
+
+// call runs the handler. A panic is an error like any other.
+func (w *worker) call(ctx context.Context, v *views, e *millrace.Recorded) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &handlerError{fmt.Errorf("panic: %v", p)}
+		}
+	}()
+	if _, err := w.r.registry.Body(e); err != nil {
+		return &handlerError{err}
+	}
+	if err := w.r.c.Handle(ctx, v, e); err != nil {
+		// A document that could not be read is the store's trouble.
+		for _, d := range v.order {
+			if d.err != nil {
+				return d.err
+			}
+		}
+		return &handlerError{err}
+	}
+	return nil
+}
+
+// commit writes the documents and the checkpoints of all partitions in events.
+func (w *worker) commit(ctx context.Context, events []millrace.Recorded) error {
+	last := map[int]uint64{}
+	for i := range events {
+		last[events[i].Partition] = events[i].Position
+	}
+	batches := make([]millrace.ViewBatch, 0, len(last))
+	for p := w.index; p < len(w.views); p += w.r.o.Workers {
+		position, ok := last[p]
+		if !ok {
+			continue
+		}
+		b := millrace.ViewBatch{Consumer: w.r.c.Name, Partition: p, Checkpoint: position}
+		if v := w.views[p]; v != nil {
+			var err error
+			if b.Puts, err = v.puts(); err != nil {
+				return err
+			}
+		}
+		batches = append(batches, b)
+	}
+	if err := w.r.store.CommitViews(ctx, batches); err != nil {
+		return err
+	}
+	w.r.o.Observer.Handled(w.r.c.Name, events)
+	return nil
+}
+
+// Parked is the document of a stream that a consumer has given up until somebody redrives it. Nothing of it is lost: the
+// stream's events from Version on are in the log.
+type Parked struct {
+	Stream   string    `json:"stream"`
+	Version  uint64    `json:"version"`
+	Position uint64    `json:"position"`
+	Reason   string    `json:"reason"`
+	Error    string    `json:"error"`
+	Attempts int       `json:"attempts"`
+	Since    time.Time `json:"since"`
+}
+
+// ParkedTable holds a consumer's parked streams, by the stream's name.
+var ParkedTable = millrace.NewTable[Parked]("parked", nil, nil)
+
+// park gives a stream up from an event on, together with the checkpoint that passes it.
+func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, attempts int) error {
+	v := w.view(ctx, e.Partition)
+	v.reset()
+	ParkedTable.Put(v, string(e.Stream), &Parked{
+		Stream: string(e.Stream), Version: e.Version, Position: e.Position, Reason: millrace.ReasonHandler,
+		Error: cause.Error(), Attempts: attempts, Since: w.r.o.Now().UTC(),
+	})
+	if err := w.commit(ctx, []millrace.Recorded{*e}); err != nil {
+		return err
+	}
+	w.parked[e.Stream] = true
+	w.r.o.Logger.Error("a stream is parked", "consumer", w.r.c.Name, "stream", e.Stream, "version", e.Version, "error", cause)
+	w.r.o.Observer.Parked(w.r.c.Name, len(w.parked))
+	return nil
+}

@@ -1,0 +1,118 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/millrace-io/millrace"
+)
+
+// views are a handler's documents within one commit in one partition. It implements millrace.Views.
+type views struct {
+	ctx       context.Context //nolint:containedctx // it lives as long as one batch
+	store     *millrace.Store
+	consumer  *millrace.Consumer
+	partition int
+	docs      map[docKey]*doc
+	order     []*doc // in the order of first use, so that a commit does not depend on a map's
+}
+
+type docKey struct {
+	table *millrace.Table
+	id    string
+}
+
+// doc is a document as the handler sees it.
+type doc struct {
+	docKey
+	value any // nil where there is none
+	old   []string
+	dirty bool
+	err   error
+}
+
+func (v *views) reset() {
+	clear(v.docs)
+	v.order = v.order[:0]
+}
+
+func (v *views) find(t *millrace.Table, id string, read bool) *doc {
+	k := docKey{t, id}
+	d := v.docs[k]
+	if d != nil {
+		return d
+	}
+	d = &doc{docKey: k}
+	if read {
+		d.read(v)
+	}
+	v.docs[k] = d
+	v.order = append(v.order, d)
+	return d
+}
+
+func (d *doc) read(v *views) {
+	stored, err := v.store.Document(v.ctx, v.consumer.Collection(d.table), v.partition, d.id)
+	if errors.Is(err, millrace.ErrNotFound) {
+		return
+	}
+	if err == nil {
+		d.value, err = d.table.Decode(stored.Data)
+	}
+	if err != nil {
+		d.err = fmt.Errorf("read document of %s: %w", v.consumer.Name, err)
+		return
+	}
+	if d.old = stored.Keys; d.old == nil {
+		d.old = []string{}
+	}
+}
+
+// Load implements millrace.Views.
+func (v *views) Load(t *millrace.Table, id string) (any, error) {
+	d := v.find(t, id, true)
+	return d.value, d.err
+}
+
+// Save implements millrace.Views.
+func (v *views) Save(t *millrace.Table, id string, value any) {
+	d := v.find(t, id, true)
+	d.value, d.dirty = value, true
+}
+
+// Insert implements millrace.Views.
+func (v *views) Insert(t *millrace.Table, id string, value any) {
+	d := v.find(t, id, false)
+	d.value, d.dirty = value, true
+}
+
+// Remove implements millrace.Views.
+func (v *views) Remove(t *millrace.Table, id string) {
+	d := v.find(t, id, true)
+	d.value, d.dirty = nil, true
+}
+
+// puts encodes what was written.
+func (v *views) puts() ([]millrace.Put, error) {
+	var out []millrace.Put
+	for _, d := range v.order {
+		switch {
+		case d.err != nil:
+			return nil, d.err
+		case !d.dirty || d.value == nil && d.old == nil:
+			continue
+		}
+		p := millrace.Put{Old: d.old, Document: millrace.Document{
+			Collection: v.consumer.Collection(d.table), Partition: v.partition, ID: d.id,
+		}}
+		if p.Delete = d.value == nil; !p.Delete {
+			var err error
+			if p.Data, p.Keys, err = d.table.Encode(d.value); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}

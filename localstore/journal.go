@@ -1,0 +1,434 @@
+package localstore
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/millrace-io/millrace"
+)
+
+// journalCategory labels the journal's writes for vfs implementations that count them.
+const journalCategory = vfs.DiskWriteCategory("millrace-journal")
+
+// request is one batch of a partition on its way to the disk.
+type request struct {
+	batch *millrace.Batch
+	chunk []byte // its records, encoded by the caller's goroutine
+	at    []recordPlace
+	done  func(error)
+	base  loc // where the chunk begins; set by the writer
+}
+
+// recordPlace is where a record stands in its chunk.
+type recordPlace struct{ off, size int }
+
+// journal is the writing side: requests gather while a batch syncs, then all of them become the next batch.
+// One goroutine writes, so that a batch is only written after the one before is durable: whatever stands behind a
+// damaged batch proves that the damage is no torn write.
+type journal struct {
+	o     *Options
+	dir   string
+	meta  millrace.Meta
+	fatal func(error)
+	// deliver gets the requests of a durable batch, in order.
+	deliver func(reqs []*request, seq uint64, end loc, chain [32]byte)
+
+	mu      sync.Mutex
+	work    sync.Cond // there is something to write, or the journal closes
+	queue   []*request
+	closing bool
+	err     error // set once: nothing is acknowledged any more
+
+	// The writer's own.
+	f     vfs.File
+	seg   uint64
+	off   int64
+	size  int64
+	left  atomic.Int64 // room in the segment, for Writable
+	seq   uint64
+	chain [32]byte
+	heads []millrace.Head
+	buf   []byte
+	held  []*request // mutant only
+
+	prep preparer
+}
+
+// preparer makes the next segment ready in the background: filled with zeros and synced, so that writing to it needs
+// no new blocks and a sync no metadata (measured: 102 instead of 160 µs a sync), and so that a full disk shows while
+// there is still room in the present segment.
+type preparer struct {
+	mu    sync.Mutex
+	ready uint64      // the segment that is ready, 0 for none
+	full  atomic.Bool // the last try failed because the disk is full
+	want  chan uint64
+	wait  sync.WaitGroup
+}
+
+func newJournal(o *Options, dir string, meta millrace.Meta) *journal {
+	j := &journal{o: o, dir: dir, meta: meta}
+	j.work.L = &j.mu
+	j.prep.want = make(chan uint64, 1)
+	return j
+}
+
+// encode lays out the records of a batch. It runs in the caller's goroutine, so that several callers share the work.
+func encode(b *millrace.Batch) *request {
+	size := 0
+	for i := range b.Accepted {
+		size += commandSize(b.Accepted[i].Command)
+	}
+	for i := range b.Decisions {
+		d := &b.Decisions[i]
+		size += recordOverhead + 2 + 32 + 1 + len(d.Encoded)
+		if d.Fresh {
+			size += commandSize(d.Command)
+		}
+	}
+	r := &request{batch: b, chunk: make([]byte, 0, size), at: make([]recordPlace, 0, len(b.Accepted)+2*len(b.Decisions))}
+	place := func(start int) { r.at = append(r.at, recordPlace{start, len(r.chunk) - start}) }
+	for i := range b.Accepted {
+		start := len(r.chunk)
+		r.chunk = appendCommandRecord(r.chunk, b.Partition, b.Accepted[i].Command)
+		place(start)
+	}
+	for i := range b.Decisions {
+		d := &b.Decisions[i]
+		if d.Fresh {
+			start := len(r.chunk)
+			r.chunk = appendCommandRecord(r.chunk, b.Partition, d.Command)
+			place(start)
+		}
+		start := len(r.chunk)
+		r.chunk = appendDecisionRecord(r.chunk, b.Partition, d)
+		place(start)
+	}
+	return r
+}
+
+// commandSize is an upper bound of a command record's size.
+func commandSize(c *millrace.Command) int {
+	return recordOverhead + 64 + len(c.ID) + len(c.Stream) + len(c.Type) + len(c.CorrelationID) + len(c.CausationID) + len(c.Source) + len(c.Data)
+}
+
+// append queues a batch.
+func (j *journal) append(b *millrace.Batch, done func(error)) {
+	r := encode(b)
+	r.done = done
+	if max := j.capacity(); len(r.chunk) > max {
+		done(fmt.Errorf("%w: a batch of %d bytes does not fit into a segment", millrace.ErrInvalid, len(r.chunk)))
+		return
+	}
+	j.mu.Lock()
+	if err := j.stopped(); err != nil {
+		j.mu.Unlock()
+		done(err)
+		return
+	}
+	j.queue = append(j.queue, r)
+	j.mu.Unlock()
+	j.work.Signal()
+}
+
+// capacity is the largest payload that a segment can hold.
+func (j *journal) capacity() int {
+	return int(j.o.SegmentSize) - headerSize(j.meta.Partitions) - batchHeaderSize - batchAlign
+}
+
+// stopped says why nothing is taken any more; j.mu is held.
+func (j *journal) stopped() error {
+	if j.err != nil {
+		return j.err
+	}
+	if j.closing {
+		return millrace.ErrClosed
+	}
+	return nil
+}
+
+// run writes batches until the journal is closed and its queue is empty, or until a write fails.
+func (j *journal) run() {
+	for {
+		reqs := j.gather()
+		if reqs == nil {
+			if len(j.held) > 0 && j.writeOrFail(j.held) {
+				j.deliver(j.held, j.seq, j.end(), j.chain)
+			}
+			return
+		}
+		if j.o.ackEarly {
+			// The control of the crash tests: acknowledged at once, written when the next batch comes.
+			for _, r := range reqs {
+				done := r.done
+				r.done = func(error) {}
+				done(nil)
+			}
+			if j.held, reqs = reqs, j.held; len(reqs) == 0 {
+				continue
+			}
+		}
+		if !j.writeOrFail(reqs) {
+			return
+		}
+		j.deliver(reqs, j.seq, j.end(), j.chain)
+	}
+}
+
+func (j *journal) end() loc { return makeLoc(j.seg, j.off) }
+
+// gather takes what waits, up to the size of a batch; nil when the journal is closed.
+func (j *journal) gather() []*request {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for len(j.queue) == 0 {
+		if j.closing || j.err != nil {
+			return nil
+		}
+		j.work.Wait()
+	}
+	n, size := 0, 0
+	limit := min(maxBatchBytes, j.capacity())
+	for n < len(j.queue) && (n == 0 || size+len(j.queue[n].chunk) <= limit) {
+		size += len(j.queue[n].chunk)
+		n++
+	}
+	reqs := j.queue[:n:n]
+	if n == len(j.queue) {
+		j.queue = nil
+	} else {
+		j.queue = j.queue[n:]
+	}
+	return reqs
+}
+
+// writeOrFail makes a batch durable. After a fault nothing is acknowledged any more: what the file holds now is
+// unknown, and a second sync may claim success for what the first one lost.
+func (j *journal) writeOrFail(reqs []*request) bool {
+	err := j.write(reqs)
+	if err == nil {
+		return true
+	}
+	err = fmt.Errorf("%w: %w", millrace.ErrFailed, err)
+	j.mu.Lock()
+	j.err = err
+	waiting := j.queue
+	j.queue = nil
+	j.mu.Unlock()
+	for _, r := range append(reqs, waiting...) {
+		r.done(err)
+	}
+	j.fatal(err)
+	return false
+}
+
+// write lays the requests out as one batch, writes and syncs it.
+func (j *journal) write(reqs []*request) error {
+	h := batchHeader{seq: j.seq + 1, time: j.o.Now(), prev: j.chain}
+	for _, r := range reqs {
+		h.length += len(r.chunk)
+		h.records += len(r.at)
+	}
+	if j.off+int64(h.size()) > j.size {
+		if err := j.roll(); err != nil {
+			return err
+		}
+	}
+	b := append(j.buf[:0], make([]byte, batchHeaderSize)...)
+	for _, r := range reqs {
+		r.base = makeLoc(j.seg, j.off+int64(len(b)))
+		b = append(b, r.chunk...)
+	}
+	h.crc = crc32.Checksum(b[batchHeaderSize:], castagnoli)
+	b = append(b, make([]byte, h.size()-len(b))...)
+	j.buf = b
+	next := h.put(b)
+	n, err := j.f.WriteAt(b, j.off)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", j.end(), err)
+	}
+	if n != len(b) {
+		return fmt.Errorf("write %s: %d of %d bytes written", j.end(), n, len(b))
+	}
+	if err := j.f.SyncData(); err != nil {
+		return fmt.Errorf("sync %s: %w", j.end(), err)
+	}
+	j.off += int64(len(b))
+	j.left.Store(j.size - j.off)
+	j.seq, j.chain = h.seq, next
+	for _, r := range reqs {
+		if n := len(r.batch.Decisions); n > 0 {
+			d := &r.batch.Decisions[n-1]
+			j.heads[r.batch.Partition] = millrace.Head{Position: d.Position + uint64(len(d.Events)), Chain: d.Chain}
+		}
+	}
+	if cap(j.buf) > 2*maxBatchBytes {
+		j.buf = nil
+	}
+	return nil
+}
+
+// roll goes on in the next segment. Its header is synced before its first batch, so that a valid batch behind a bad
+// header is damage, not a torn write.
+func (j *journal) roll() error {
+	if err := j.f.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", segmentName(j.seg), err)
+	}
+	next := j.seg + 1
+	if err := j.prep.take(next, j); err != nil {
+		return err
+	}
+	return j.openSegment(next)
+}
+
+// openSegment writes the header of a segment that exists and is empty, and makes it the present one.
+func (j *journal) openSegment(n uint64) error {
+	path := j.o.FS.PathJoin(j.dir, segmentName(n))
+	f, err := j.o.FS.OpenReadWrite(path, journalCategory)
+	if err != nil {
+		return fmt.Errorf("open segment: %w", err)
+	}
+	h := segmentHeader{meta: j.meta, segment: n, firstSeq: j.seq + 1, prev: j.chain, heads: j.heads}
+	b := h.encode()
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return errors.Join(fmt.Errorf("write segment header: %w", err), f.Close())
+	}
+	if err := f.SyncData(); err != nil {
+		return errors.Join(fmt.Errorf("sync segment header: %w", err), f.Close())
+	}
+	j.f, j.seg, j.off, j.size = f, n, int64(len(b)), j.o.SegmentSize
+	j.left.Store(j.size - j.off)
+	j.prep.order(n + 1)
+	return nil
+}
+
+// order asks for a segment to be prepared.
+func (p *preparer) order(n uint64) {
+	select {
+	case p.want <- n:
+	default: // one is on order already
+	}
+}
+
+// take waits for a try at the segment that is under way, and makes the segment itself where there was none.
+func (p *preparer) take(n uint64, j *journal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ready == n {
+		return nil
+	}
+	return p.make(n, j)
+}
+
+// make creates a segment full of zeros; p.mu is held.
+func (p *preparer) make(n uint64, j *journal) error {
+	err := createSegment(j.o, j.dir, n)
+	p.full.Store(errors.Is(err, syscall.ENOSPC))
+	if err == nil {
+		p.ready = n
+	}
+	return err
+}
+
+// fillChunk is how much of a new segment is written at once.
+const fillChunk = 1 << 20
+
+// createSegment makes an empty segment durable: zeros to its full size, and its name in the directory. A file of that
+// name is a leftover of an interrupted try.
+func createSegment(o *Options, dir string, n uint64) (err error) {
+	path := o.FS.PathJoin(dir, segmentName(n))
+	f, err := o.FS.Create(path, journalCategory)
+	if err != nil {
+		return fmt.Errorf("create segment: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			// Nothing points to it yet; the next try begins anew.
+			_ = o.FS.Remove(path)
+		}
+	}()
+	buf := make([]byte, min(o.SegmentSize, fillChunk))
+	for left := o.SegmentSize; left > 0; {
+		clear(buf) // a vfs.File may write to what it is given
+		n, err := f.Write(buf[:min(left, fillChunk)])
+		if err != nil {
+			return errors.Join(fmt.Errorf("fill segment: %w", err), f.Close())
+		}
+		left -= int64(n)
+	}
+	if err := f.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("sync segment: %w", err), f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("close segment: %w", err)
+	}
+	return syncDir(o.FS, dir)
+}
+
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("open directory: %w", err)
+	}
+	if err := d.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("sync directory: %w", err), d.Close())
+	}
+	return d.Close()
+}
+
+// retryPrepare is how long a failed preparation waits for its next try: a full disk seldom empties faster.
+const retryPrepare = time.Second
+
+// prepare runs in the background and makes the segments that are ordered. A failure is no failure of the store: it
+// is tried again, and the writer tries itself when it gets there.
+func (j *journal) prepare(stop <-chan struct{}) {
+	for {
+		var n uint64
+		select {
+		case <-stop:
+			return
+		case n = <-j.prep.want:
+		}
+		for {
+			j.prep.mu.Lock()
+			var err error
+			if j.prep.ready < n {
+				err = j.prep.make(n, j)
+			}
+			j.prep.mu.Unlock()
+			if err == nil {
+				break
+			}
+			j.o.Logger.Warn("cannot prepare the next journal segment", "segment", n, "error", err)
+			t := time.NewTimer(retryPrepare)
+			select {
+			case <-stop:
+				t.Stop()
+				return
+			case <-t.C:
+			}
+		}
+	}
+}
+
+// close writes what is queued and ends the writer. The caller has seen run return.
+func (j *journal) shut() {
+	j.mu.Lock()
+	j.closing = true
+	j.mu.Unlock()
+	j.work.Broadcast()
+}
+
+// state says why nothing can be written, or nil.
+func (j *journal) state() error {
+	j.mu.Lock()
+	err := j.stopped()
+	j.mu.Unlock()
+	return err
+}

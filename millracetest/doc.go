@@ -1,0 +1,4 @@
+// Package millracetest proves that implementations keep the contracts of package millrace. It is for backends and
+// domains outside of this module too: RunStore holds a backend to the rules of millrace.Driver, BenchStore
+// measures it, and Tally is a domain to do so with.
+package millracetest

@@ -1,0 +1,287 @@
+package millrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+)
+
+// Store is the concrete type that all code holds. It carries the rules that do not depend on a backend: who numbers
+// what, how the chain is linked, how a cursor is waited for. A backend's Open returns one.
+type Store struct {
+	d    Driver
+	meta Meta
+
+	// owned is the head of each partition as its owner sees it: ahead of the driver's by what is on its way to the disk.
+	// Only the owner's loop touches it.
+	owned []Head
+
+	mu       sync.Mutex
+	progress map[string]*progress
+}
+
+// progress is how far a consumer has come, and who waits for it.
+type progress struct {
+	cursor Cursor
+	moved  chan struct{} // closed and replaced when the cursor moves
+}
+
+// NewStore puts the shared rules around a driver. Backends call it.
+func NewStore(d Driver) *Store {
+	s := &Store{d: d, meta: d.Meta(), progress: map[string]*progress{}}
+	s.owned = append(s.owned, d.Heads()...)
+	return s
+}
+
+// Meta is the store's identity.
+func (s *Store) Meta() Meta { return s.meta }
+
+// Partitions is how many there are.
+func (s *Store) Partitions() int { return s.meta.Partitions }
+
+// Driver gives the backend: for tests, tools and the backend's own features.
+func (s *Store) Driver() Driver { return s.d }
+
+// Commit numbers the decisions of a batch, links them into the partition's chain and hands them to the backend; see
+// [Driver.Append] for done. Only the partition's owner may call it with decisions, from one goroutine at a time; it
+// must have set the version and the time of each decision. It may go on deciding on what it committed before done
+// is called: a batch that fails makes all later ones fail.
+func (s *Store) Commit(b *Batch, done func(error)) {
+	if len(b.Decisions) > 0 {
+		head := &s.owned[b.Partition]
+		for i := range b.Decisions {
+			d := &b.Decisions[i]
+			d.Position = head.Position
+			d.Encoded = AppendDecision(d.Encoded[:0], d)
+			d.Chain = NextChain(head.Chain, d.Encoded)
+			head.Position += uint64(len(d.Events))
+			head.Chain = d.Chain
+		}
+	}
+	s.d.Append(b, done)
+}
+
+// Accept keeps commands without deciding them and waits until they are durable.
+func (s *Store) Accept(ctx context.Context, partition int, cs []AcceptedCommand) error {
+	done := make(chan error, 1)
+	s.d.Append(&Batch{Partition: partition, Accepted: cs}, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Reload takes the partition's head from the backend again: after taking the partition over.
+func (s *Store) Reload(partition int) { s.owned[partition] = s.d.Heads()[partition] }
+
+// Writable, Lookup, Command, Pending, Backlog, Version, Events, Feed, Heads, Document, Documents, DropViews, Verify and Close
+// are the driver's: see [Driver].
+
+// Writable is nil, or why new facts would be refused now.
+func (s *Store) Writable() error { return s.d.Writable() }
+
+// Lookup finds a command's outcome by its id.
+func (s *Store) Lookup(ctx context.Context, id string) (Outcome, error) { return s.d.Lookup(ctx, id) }
+
+// Command reads an accepted command.
+func (s *Store) Command(ctx context.Context, id string) (Command, error) { return s.d.Command(ctx, id) }
+
+// Pending yields the undecided commands of a partition in the order of acceptance.
+func (s *Store) Pending(ctx context.Context, partition int) iter.Seq2[AcceptedCommand, error] {
+	return s.d.Pending(ctx, partition)
+}
+
+// Backlog counts the undecided commands of the store.
+func (s *Store) Backlog() int64 { return s.d.Backlog() }
+
+// Version is the stream's newest version, 0 where it has no events.
+func (s *Store) Version(ctx context.Context, stream Stream) (uint64, error) {
+	return s.d.Version(ctx, stream)
+}
+
+// Events yields the stream's events from a version on.
+func (s *Store) Events(ctx context.Context, stream Stream, from uint64) iter.Seq2[Recorded, error] {
+	return s.d.Events(ctx, stream, from)
+}
+
+// Feed is the one door out.
+func (s *Store) Feed(ctx context.Context, o FeedOptions) iter.Seq2[[]Recorded, error] {
+	if err := s.CheckCursor(o.After); err != nil {
+		return func(yield func([]Recorded, error) bool) { yield(nil, err) }
+	}
+	return s.d.Feed(ctx, o)
+}
+
+// Heads are the durable heads of all partitions.
+func (s *Store) Heads() []Head { return s.d.Heads() }
+
+// Head is the durable head as a cursor.
+func (s *Store) Head() Cursor {
+	c := Cursor{Epoch: s.meta.Epoch, Positions: make([]uint64, s.meta.Partitions)}
+	for p, h := range s.d.Heads() {
+		c.Positions[p] = h.Position
+	}
+	return c
+}
+
+// CheckCursor says whether a cursor can be from this store: [ErrCursorEpoch] or [ErrInvalid] where not. The zero
+// cursor is from everywhere.
+func (s *Store) CheckCursor(c Cursor) error {
+	if len(c.Positions) == 0 {
+		return nil
+	}
+	if c.Epoch != s.meta.Epoch {
+		return ErrCursorEpoch
+	}
+	if len(c.Positions) > s.meta.Partitions {
+		return fmt.Errorf("%w: cursor names more partitions than the store has", ErrInvalid)
+	}
+	return nil
+}
+
+// Cursor is the cursor of an outcome: what a read must have seen to see its effect.
+func (s *Store) Cursor(o *Outcome) Cursor { return At(s.meta.Epoch, o.Partition, o.Position) }
+
+// Document reads one document.
+func (s *Store) Document(ctx context.Context, collection string, partition int, id string) (Document, error) {
+	return s.d.Document(ctx, collection, partition, id)
+}
+
+// Documents runs a query.
+func (s *Store) Documents(ctx context.Context, q Query) iter.Seq2[Document, error] {
+	return s.d.Documents(ctx, q)
+}
+
+// CommitViews writes batches of views and wakes up who waits for their consumer.
+func (s *Store) CommitViews(ctx context.Context, batches []ViewBatch) error {
+	if err := s.d.CommitViews(ctx, batches); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range batches {
+		b := &batches[i]
+		p := s.progress[b.Consumer]
+		if p == nil || b.Checkpoint <= p.cursor.Position(b.Partition) {
+			continue
+		}
+		p.cursor.Positions[b.Partition] = b.Checkpoint
+		if p.moved != nil {
+			close(p.moved)
+			p.moved = nil
+		}
+	}
+	return nil
+}
+
+// Checkpoints are the positions that a consumer has reached.
+func (s *Store) Checkpoints(ctx context.Context, consumer string) (Cursor, error) {
+	p, err := s.following(ctx, consumer)
+	if err != nil {
+		return Cursor{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return p.cursor.Clone(), nil
+}
+
+// following loads a consumer's checkpoints once; from then on CommitViews keeps them. The lock is held over the load:
+// a commit in between would be missed by both.
+func (s *Store) following(ctx context.Context, consumer string) (*progress, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.progress[consumer]; p != nil {
+		return p, nil
+	}
+	c, err := s.d.Checkpoints(ctx, consumer)
+	if err != nil {
+		return nil, err
+	}
+	full := make([]uint64, s.meta.Partitions)
+	copy(full, c.Positions)
+	p := &progress{cursor: Cursor{Epoch: s.meta.Epoch, Positions: full}}
+	s.progress[consumer] = p
+	return p, nil
+}
+
+// Wait returns when a consumer has come at least as far as the cursor, or ctx's error. Errors: as CheckCursor.
+func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
+	if err := s.CheckCursor(c); err != nil {
+		return err
+	}
+	p, err := s.following(ctx, consumer)
+	if err != nil {
+		return err
+	}
+	for {
+		s.mu.Lock()
+		if p.cursor.Covers(c) {
+			s.mu.Unlock()
+			return nil
+		}
+		if p.moved == nil {
+			p.moved = make(chan struct{})
+		}
+		moved := p.moved
+		s.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// DropViews removes a consumer's checkpoints and all documents of the collections.
+func (s *Store) DropViews(ctx context.Context, consumer string, collections []string) error {
+	err := s.d.DropViews(ctx, consumer, collections)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.progress, consumer)
+	return err
+}
+
+// Verify checks everything there is to check and calls report for each fault.
+func (s *Store) Verify(ctx context.Context, report func(problem string)) error {
+	return s.d.Verify(ctx, report)
+}
+
+// Close waits for what is on its way to the disk and closes the store.
+func (s *Store) Close() error { return s.d.Close() }
+
+// Fold folds a stream's events up to a version (0: to the end) into its state.
+func (s *Store) Fold(ctx context.Context, r *Registry, stream Stream, until func(*Recorded) bool) (state any, version uint64, err error) {
+	c, ok := r.Category(stream)
+	if !ok {
+		return nil, 0, fmt.Errorf("%w: no category for the stream", ErrNotFound)
+	}
+	state = c.Initial(stream)
+	for e, err := range s.Events(ctx, stream, 1) {
+		if err != nil {
+			return nil, 0, err
+		}
+		if until != nil && !until(&e) {
+			break
+		}
+		body, err := r.Body(&e)
+		if err != nil {
+			return nil, 0, err
+		}
+		state, version = c.Evolve(state, body), e.Version
+	}
+	return state, version, nil
+}
+
+// IsTransient says whether an error may pass by itself: everything but the errors that a retry cannot change.
+func IsTransient(err error) bool {
+	for _, final := range []error{ErrCorrupt, ErrInvalid, ErrNotFound, ErrFailed, ErrClosed, ErrFenced} {
+		if errors.Is(err, final) {
+			return false
+		}
+	}
+	return true
+}

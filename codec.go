@@ -110,9 +110,13 @@ func DecodeCommand(buf []byte) (Command, error) {
 		return Command{}, fmt.Errorf("%w: command encoding %d is not known", ErrCorrupt, v)
 	}
 	c := Command{ID: r.string(), Stream: Stream(r.string()), Type: r.string(), Time: r.time()}
-	if r.byte() == 1 {
+	switch r.byte() {
+	case 0:
+	case 1:
 		v := r.uvarint()
 		c.Expected = &v
+	default:
+		r.fail()
 	}
 	c.CorrelationID, c.CausationID, c.Source = r.string(), r.string(), r.string()
 	c.Data = r.bytes()

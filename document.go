@@ -169,6 +169,9 @@ type Views interface {
 	Remove(t *Table, id string)
 }
 
+// ParkedName is the name of every consumer's table of parked streams.
+const ParkedName = "parked"
+
 // Consumer is all that follows the feed: projections, process managers, subscriptions. One loop runs them all.
 type Consumer struct {
 	// Name identifies the consumer's checkpoints and documents.

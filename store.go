@@ -213,11 +213,12 @@ func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 	if err := s.CheckCursor(c); err != nil {
 		return err
 	}
-	p, err := s.following(ctx, consumer)
-	if err != nil {
-		return err
-	}
 	for {
+		// Each time anew: DropViews begins the consumer's progress again.
+		p, err := s.following(ctx, consumer)
+		if err != nil {
+			return err
+		}
 		s.mu.Lock()
 		if p.cursor.Covers(c) {
 			s.mu.Unlock()
@@ -241,6 +242,9 @@ func (s *Store) DropViews(ctx context.Context, consumer string, collections []st
 	err := s.d.DropViews(ctx, consumer, collections)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p := s.progress[consumer]; p != nil && p.moved != nil {
+		close(p.moved)
+	}
 	delete(s.progress, consumer)
 	return err
 }

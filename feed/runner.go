@@ -31,12 +31,12 @@ type Options struct {
 
 // Observer is told what consumers do. It must be quick and is called by several goroutines.
 type Observer interface {
-	// Handled: so many events were committed; the oldest of them was recorded at this time.
+	// Handled: these events, wanted or not, are behind the consumer.
 	Handled(consumer string, events []millrace.Recorded)
 	// Failed: an attempt failed.
 	Failed(consumer string)
-	// Parked: a stream was given up until somebody redrives it; now so many are parked in the runner's partitions.
-	Parked(consumer string, streams int)
+	// Parked: so many more streams are given up until somebody redrives them; negative when a runner ends.
+	Parked(consumer string, more int)
 }
 
 type nobody struct{}
@@ -181,6 +181,7 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 }
 
 func (w *worker) run(ctx context.Context) error {
+	defer func() { w.r.o.Observer.Parked(w.r.c.Name, -len(w.parked)) }()
 	for {
 		select {
 		case events := <-w.in:
@@ -344,7 +345,7 @@ type Parked struct {
 }
 
 // ParkedTable holds a consumer's parked streams, by the stream's name.
-var ParkedTable = millrace.NewTable[Parked]("parked", nil, nil)
+var ParkedTable = millrace.NewTable[Parked](millrace.ParkedName, nil, nil)
 
 // park gives a stream up from an event on, together with the checkpoint that passes it.
 func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, attempts int) error {
@@ -359,6 +360,6 @@ func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, at
 	}
 	w.parked[e.Stream] = true
 	w.r.o.Logger.Error("a stream is parked", "consumer", w.r.c.Name, "stream", e.Stream, "version", e.Version, "error", cause)
-	w.r.o.Observer.Parked(w.r.c.Name, len(w.parked))
+	w.r.o.Observer.Parked(w.r.c.Name, 1)
 	return nil
 }

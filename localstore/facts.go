@@ -30,6 +30,10 @@ func (d *driver) lookup(id string) (commandEntry, bool, error) {
 
 // Lookup implements millrace.Driver.
 func (d *driver) Lookup(_ context.Context, id string) (millrace.Outcome, error) {
+	if err := d.reads.enter(); err != nil {
+		return millrace.Outcome{}, err
+	}
+	defer d.reads.leave()
 	e, ok, err := d.lookup(id)
 	if err != nil {
 		return millrace.Outcome{}, err
@@ -38,7 +42,7 @@ func (d *driver) Lookup(_ context.Context, id string) (millrace.Outcome, error) 
 		return millrace.Outcome{}, fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
 	}
 	if e.decision == 0 {
-		c, err := d.readCommand(e.command)
+		c, err := d.readCommand(e.command, id)
 		if err != nil {
 			return millrace.Outcome{}, err
 		}
@@ -61,17 +65,26 @@ func (d *driver) Lookup(_ context.Context, id string) (millrace.Outcome, error) 
 	return dec.Outcome(p), nil
 }
 
-func (d *driver) readCommand(at loc) (millrace.Command, error) {
+// readCommand reads the command that the index says is there. Its id is compared: a record of another place may be
+// valid in itself.
+func (d *driver) readCommand(at loc, id string) (millrace.Command, error) {
 	r, err := d.files.readRecord(at)
 	if err != nil {
 		return millrace.Command{}, err
 	}
 	_, c, err := r.command()
+	if err == nil && c.ID != id {
+		err = r.corrupt("the index points to another command")
+	}
 	return c, err
 }
 
 // Command implements millrace.Driver.
 func (d *driver) Command(_ context.Context, id string) (millrace.Command, error) {
+	if err := d.reads.enter(); err != nil {
+		return millrace.Command{}, err
+	}
+	defer d.reads.leave()
 	e, ok, err := d.lookup(id)
 	if err != nil {
 		return millrace.Command{}, err
@@ -79,16 +92,17 @@ func (d *driver) Command(_ context.Context, id string) (millrace.Command, error)
 	if !ok {
 		return millrace.Command{}, fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
 	}
-	c, err := d.readCommand(e.command)
-	if err == nil && c.ID != id {
-		return c, fmt.Errorf("%w: %s: the index points to another command", millrace.ErrCorrupt, e.command)
-	}
-	return c, err
+	return d.readCommand(e.command, id)
 }
 
 // Pending implements millrace.Driver.
 func (d *driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.AcceptedCommand, error] {
 	return func(yield func(millrace.AcceptedCommand, error) bool) {
+		if err := d.reads.enter(); err != nil {
+			yield(millrace.AcceptedCommand{}, err)
+			return
+		}
+		defer d.reads.leave()
 		prefix := pendingKey(nil, partition, 0)[:3]
 		it, err := d.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
 		if err != nil {
@@ -101,7 +115,12 @@ func (d *driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 				yield(millrace.AcceptedCommand{}, err)
 				return
 			}
-			c, err := d.readCommand(loc(binary.BigEndian.Uint64(it.Key()[3:])))
+			id, err := it.ValueAndErr()
+			if err != nil {
+				yield(millrace.AcceptedCommand{}, indexError(err))
+				return
+			}
+			c, err := d.readCommand(loc(binary.BigEndian.Uint64(it.Key()[3:])), string(id))
 			if err != nil {
 				yield(millrace.AcceptedCommand{}, err)
 				return
@@ -118,6 +137,10 @@ func (d *driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 
 // Version implements millrace.Driver.
 func (d *driver) Version(_ context.Context, s millrace.Stream) (uint64, error) {
+	if err := d.reads.enter(); err != nil {
+		return 0, err
+	}
+	defer d.reads.leave()
 	var buf [128]byte
 	v, closer, err := d.db.Get(streamKey(buf[:0], s))
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -136,6 +159,11 @@ func (d *driver) Version(_ context.Context, s millrace.Stream) (uint64, error) {
 // Events implements millrace.Driver.
 func (d *driver) Events(ctx context.Context, s millrace.Stream, from uint64) iter.Seq2[millrace.Recorded, error] {
 	return func(yield func(millrace.Recorded, error) bool) {
+		if err := d.reads.enter(); err != nil {
+			yield(millrace.Recorded{}, err)
+			return
+		}
+		defer d.reads.leave()
 		from = max(from, 1)
 		lower := spanKey(nil, s, 0)
 		it, err := d.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: lower, UpperBound: spanKey(nil, s, ^uint64(0))})
@@ -231,15 +259,27 @@ func r0(at loc) *record { return &record{at: at} }
 // Feed implements millrace.Driver.
 func (d *driver) Feed(ctx context.Context, o millrace.FeedOptions) iter.Seq2[[]millrace.Recorded, error] {
 	return func(yield func([]millrace.Recorded, error) bool) {
+		if err := d.reads.enter(); err != nil {
+			yield(nil, err)
+			return
+		}
+		defer d.reads.leave()
 		f := &feed{d: d, wanted: nil, after: o.After.Clone()}
 		defer f.close()
 		if o.Partitions != nil {
 			f.wanted = make([]bool, d.meta.Partitions)
 			for _, p := range o.Partitions {
+				if p < 0 || p >= d.meta.Partitions {
+					yield(nil, fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid))
+					return
+				}
 				f.wanted[p] = true
 			}
 		}
-		stop, _ := d.tail.last()
+		stop, heads := d.tail.last()
+		if !o.Follow {
+			f.until = positions(heads)
+		}
 		if err := f.start(); err != nil {
 			yield(nil, err)
 			return
@@ -287,7 +327,8 @@ type feed struct {
 	d      *driver
 	wanted []bool // partitions; nil for all
 	after  millrace.Cursor
-	seq    uint64 // the last batch read
+	until  []uint64 // positions behind which nothing is yielded; nil for no end
+	seq    uint64   // the last batch read
 	scan   *scanner
 	raw    []millrace.Recorded
 }
@@ -412,7 +453,8 @@ func (f *feed) rescan() error {
 func (f *feed) filter(dst []millrace.Recorded) []millrace.Recorded {
 	for i := range f.raw {
 		e := &f.raw[i]
-		if f.wanted != nil && !f.wanted[e.Partition] || e.Position <= f.after.Position(e.Partition) {
+		if f.wanted != nil && !f.wanted[e.Partition] || e.Position <= f.after.Position(e.Partition) ||
+			f.until != nil && e.Position > f.until[e.Partition] {
 			continue
 		}
 		for len(f.after.Positions) <= e.Partition {

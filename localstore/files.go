@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -40,7 +41,10 @@ func (s *segmentFiles) acquire(n uint64) (*segmentFile, error) {
 	}
 	f, err := s.fs.Open(s.fs.PathJoin(s.dir, segmentName(n)))
 	if err != nil {
-		return nil, fmt.Errorf("%w: open segment: %w", millrace.ErrCorrupt, err)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: segment %s is missing", millrace.ErrCorrupt, segmentName(n))
+		}
+		return nil, fmt.Errorf("open segment: %w", err) // too many open files, for instance: that passes
 	}
 	st, err := f.Stat()
 	if err != nil {

@@ -23,7 +23,8 @@ type request struct {
 	chunk []byte // its records, encoded by the caller's goroutine
 	at    []recordPlace
 	done  func(error)
-	base  loc // where the chunk begins; set by the writer
+	err   error // why it is refused; it keeps its place in the queue, so that done is called in order
+	base  loc   // where the chunk begins; set by the writer
 }
 
 // recordPlace is where a record stands in its chunk.
@@ -37,14 +38,18 @@ type journal struct {
 	dir   string
 	meta  millrace.Meta
 	fatal func(error)
-	// deliver gets the requests of a durable batch, in order.
+	// deliver gets the requests of a durable batch and those that failed or were refused, in the order of append.
 	deliver func(reqs []*request, seq uint64, end loc, chain [32]byte)
 
 	mu      sync.Mutex
 	work    sync.Cond // there is something to write, or the journal closes
 	queue   []*request
 	closing bool
+	ended   bool  // the writer is gone
 	err     error // set once: nothing is acknowledged any more
+
+	// queued are the heads behind what was appended. Only a partition's owner touches its own.
+	queued []millrace.Head
 
 	// The writer's own.
 	f     vfs.File
@@ -120,21 +125,47 @@ func commandSize(c *millrace.Command) int {
 
 // append queues a batch.
 func (j *journal) append(b *millrace.Batch, done func(error)) {
-	r := encode(b)
-	r.done = done
-	if max := j.capacity(); len(r.chunk) > max {
-		done(fmt.Errorf("%w: a batch of %d bytes does not fit into a segment", millrace.ErrInvalid, len(r.chunk)))
-		return
+	r := &request{batch: b}
+	err := j.check(b)
+	if err == nil {
+		if r = encode(b); len(r.chunk) > j.capacity() {
+			err = fmt.Errorf("%w: a batch of %d bytes does not fit into a segment", millrace.ErrInvalid, len(r.chunk))
+		}
+	}
+	r.done, r.err = done, err
+	if n := len(b.Decisions); n > 0 && err == nil {
+		d := &b.Decisions[n-1]
+		j.queued[b.Partition] = millrace.Head{Position: d.Position + uint64(len(d.Events)), Chain: d.Chain}
 	}
 	j.mu.Lock()
-	if err := j.stopped(); err != nil {
+	if j.ended {
 		j.mu.Unlock()
-		done(err)
+		go done(millrace.ErrClosed) // never in the caller's own goroutine: it may hold what done needs
 		return
+	}
+	if r.err == nil {
+		r.err = j.stopped()
 	}
 	j.queue = append(j.queue, r)
 	j.mu.Unlock()
 	j.work.Signal()
+}
+
+// check says why a batch must not be written. What does not continue its partition would make the journal one that
+// recovery refuses; it comes from a caller who went on after a batch of his was refused.
+func (j *journal) check(b *millrace.Batch) error {
+	if b.Partition < 0 || b.Partition >= j.meta.Partitions {
+		return fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
+	}
+	head := j.queued[b.Partition]
+	for i := range b.Decisions {
+		d := &b.Decisions[i]
+		if d.Position != head.Position || i == 0 && d.Chain != millrace.NextChain(head.Chain, d.Encoded) {
+			return fmt.Errorf("%w: the decisions do not continue partition %d", millrace.ErrInvalid, b.Partition)
+		}
+		head.Position += uint64(len(d.Events))
+	}
+	return nil
 }
 
 // capacity is the largest payload that a segment can hold.
@@ -153,12 +184,14 @@ func (j *journal) stopped() error {
 	return nil
 }
 
-// run writes batches until the journal is closed and its queue is empty, or until a write fails.
+// run writes batches until the journal is closed and its queue is empty. After a failed write it only hands on the
+// refusals.
 func (j *journal) run() {
 	for {
 		reqs := j.gather()
 		if reqs == nil {
-			if len(j.held) > 0 && j.writeOrFail(j.held) {
+			if len(j.held) > 0 {
+				j.writeOrFail(j.held)
 				j.deliver(j.held, j.seq, j.end(), j.chain)
 			}
 			return
@@ -168,15 +201,13 @@ func (j *journal) run() {
 			for _, r := range reqs {
 				done := r.done
 				r.done = func(error) {}
-				done(nil)
+				done(r.err)
 			}
 			if j.held, reqs = reqs, j.held; len(reqs) == 0 {
 				continue
 			}
 		}
-		if !j.writeOrFail(reqs) {
-			return
-		}
+		j.writeOrFail(reqs)
 		j.deliver(reqs, j.seq, j.end(), j.chain)
 	}
 }
@@ -188,7 +219,8 @@ func (j *journal) gather() []*request {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for len(j.queue) == 0 {
-		if j.closing || j.err != nil {
+		if j.closing {
+			j.ended = true
 			return nil
 		}
 		j.work.Wait()
@@ -208,32 +240,40 @@ func (j *journal) gather() []*request {
 	return reqs
 }
 
-// writeOrFail makes a batch durable. After a fault nothing is acknowledged any more: what the file holds now is
-// unknown, and a second sync may claim success for what the first one lost.
-func (j *journal) writeOrFail(reqs []*request) bool {
-	err := j.write(reqs)
-	if err == nil {
-		return true
-	}
-	err = fmt.Errorf("%w: %w", millrace.ErrFailed, err)
+// writeOrFail makes a batch durable, or sets the error of its requests. After a fault nothing is acknowledged any more:
+// what the file holds now is unknown, and a second sync may claim success for what the first one lost.
+func (j *journal) writeOrFail(reqs []*request) {
 	j.mu.Lock()
-	j.err = err
-	waiting := j.queue
-	j.queue = nil
+	err := j.err
 	j.mu.Unlock()
-	for _, r := range append(reqs, waiting...) {
-		r.done(err)
+	if err == nil {
+		if err = j.write(reqs); err == nil {
+			return
+		}
+		err = fmt.Errorf("%w: %w", millrace.ErrFailed, err)
+		j.mu.Lock()
+		j.err = err
+		j.mu.Unlock()
+		j.fatal(err)
 	}
-	j.fatal(err)
-	return false
+	for _, r := range reqs {
+		if r.err == nil {
+			r.err = err
+		}
+	}
 }
 
 // write lays the requests out as one batch, writes and syncs it.
 func (j *journal) write(reqs []*request) error {
 	h := batchHeader{seq: j.seq + 1, time: j.o.Now(), prev: j.chain}
 	for _, r := range reqs {
-		h.length += len(r.chunk)
-		h.records += len(r.at)
+		if r.err == nil {
+			h.length += len(r.chunk)
+			h.records += len(r.at)
+		}
+	}
+	if h.records == 0 {
+		return nil
 	}
 	if j.off+int64(h.size()) > j.size {
 		if err := j.roll(); err != nil {
@@ -242,6 +282,9 @@ func (j *journal) write(reqs []*request) error {
 	}
 	b := append(j.buf[:0], make([]byte, batchHeaderSize)...)
 	for _, r := range reqs {
+		if r.err != nil {
+			continue
+		}
 		r.base = makeLoc(j.seg, j.off+int64(len(b)))
 		b = append(b, r.chunk...)
 	}
@@ -263,7 +306,7 @@ func (j *journal) write(reqs []*request) error {
 	j.left.Store(j.size - j.off)
 	j.seq, j.chain = h.seq, next
 	for _, r := range reqs {
-		if n := len(r.batch.Decisions); n > 0 {
+		if n := len(r.batch.Decisions); n > 0 && r.err == nil {
 			d := &r.batch.Decisions[n-1]
 			j.heads[r.batch.Partition] = millrace.Head{Position: d.Position + uint64(len(d.Events)), Chain: d.Chain}
 		}
@@ -277,14 +320,18 @@ func (j *journal) write(reqs []*request) error {
 // roll goes on in the next segment. Its header is synced before its first batch, so that a valid batch behind a bad
 // header is damage, not a torn write.
 func (j *journal) roll() error {
-	if err := j.f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", segmentName(j.seg), err)
-	}
 	next := j.seg + 1
 	if err := j.prep.take(next, j); err != nil {
 		return err
 	}
-	return j.openSegment(next)
+	old := j.f
+	if err := j.openSegment(next); err != nil {
+		return err
+	}
+	if err := old.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", segmentName(next-1), err)
+	}
+	return nil
 }
 
 // openSegment writes the header of a segment that exists and is empty, and makes it the present one.

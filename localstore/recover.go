@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,6 +89,9 @@ func create(o *Options, root string) error {
 	if err := syncDir(fs, root); err != nil {
 		return err
 	}
+	if err := syncParents(fs, root); err != nil {
+		return err
+	}
 	// The anchor appears whole or not at all: it is written under another name first.
 	tmp := fs.PathJoin(root, anchorName+".new")
 	f, err := fs.Create(tmp, journalCategory)
@@ -95,7 +99,7 @@ func create(o *Options, root string) error {
 		return fmt.Errorf("create %s: %w", anchorName, err)
 	}
 	a := anchor{meta: meta, end: j.end(), heads: j.heads}
-	for a.counter = 1; a.counter <= 2; a.counter++ {
+	for _, a.counter = range []uint64{2, 1} { // slot 0 is that of even counters
 		if _, err := f.Write(a.encode()); err != nil {
 			return errors.Join(fmt.Errorf("write %s: %w", anchorName, err), f.Close())
 		}
@@ -110,6 +114,21 @@ func create(o *Options, root string) error {
 		return fmt.Errorf("name %s: %w", anchorName, err)
 	}
 	return syncDir(fs, root)
+}
+
+// syncParents makes the folder's own name durable, and those of the folders above, which may be as new. Folders that
+// we may not open are not ours and were there before.
+func syncParents(fs vfs.FS, dir string) error {
+	for {
+		parent := fs.PathDir(dir)
+		if parent == dir {
+			return nil
+		}
+		if err := syncDir(fs, parent); err != nil && !errors.Is(err, os.ErrPermission) {
+			return err
+		}
+		dir = parent
+	}
 }
 
 // holdsFacts says whether any segment holds a batch: then the store was in use, and a missing anchor is a loss.

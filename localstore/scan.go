@@ -99,7 +99,8 @@ func (s *scanner) window(off int64, n int) ([]byte, error) {
 	if off >= s.off && off+int64(n) <= s.off+int64(len(s.buf)) {
 		return s.buf[off-s.off:][:n], nil
 	}
-	want := max(n, scanBuffer)
+	// No more than there is: a damaged length must not decide how much memory is taken.
+	want := int(min(int64(max(n, scanBuffer)), max(s.f.size-off, 0)))
 	if cap(s.buf) < want {
 		s.buf = make([]byte, want)
 	}

@@ -37,9 +37,9 @@ type driver struct {
 	anchor   *anchorFile
 	anchored uint64 // the batch that the anchor names
 
+	reads    gate
 	failed   atomic.Pointer[error]
 	diskFull atomic.Bool
-	closed   atomic.Bool
 	stop     chan struct{}
 	wait     sync.WaitGroup
 	closeErr error
@@ -66,7 +66,7 @@ func Open(dir string, opts *Options) (*millrace.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &driver{o: o, root: dir, stop: make(chan struct{})}
+	d := &driver{o: o, root: dir, stop: make(chan struct{}), reads: gate{idle: make(chan struct{})}}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), d.abandon())
 	}
@@ -262,20 +262,21 @@ func (d *driver) begin(r *recovered, segments []uint64, a *anchor) error {
 	}
 	j := newJournal(&d.o, dir, d.meta)
 	j.f, j.seg, j.off, j.size, j.seq, j.chain, j.heads = f, r.segment, r.end.offset(), size, r.seq, r.chain, slices.Clone(r.heads)
+	j.queued = slices.Clone(r.heads)
 	j.left.Store(j.size - j.off)
 	j.fatal, j.deliver = d.fail, d.deliver
-	d.j = j
 	af, err := d.o.FS.OpenReadWrite(d.path(anchorName), journalCategory)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", anchorName, err)
+		return errors.Join(fmt.Errorf("open %s: %w", anchorName, err), f.Close())
 	}
 	d.anchor = &anchorFile{f: af, counter: a.counter}
 	// From here on the anchor does not say "closed" any more; both slots, so that none of them still does.
 	for range 2 {
 		if err := d.anchor.write(anchor{meta: d.meta, seq: r.seq, end: r.end, chain: r.chain, heads: r.heads}); err != nil {
-			return err
+			return errors.Join(err, f.Close())
 		}
 	}
+	d.j = j
 	d.anchored = r.seq
 	d.backlog.Store(d.x.state.backlog)
 	d.tail.init(r.end, r.heads, durable{seq: r.seq, end: r.end, chain: r.chain})
@@ -320,19 +321,35 @@ func (d *driver) applyAll() {
 		// batch before this one.
 		err := d.failure()
 		if err == nil {
-			if err = d.applied(&b); err != nil {
+			if err = d.applied(b); err != nil {
 				err = fmt.Errorf("%w: %w", millrace.ErrFailed, err)
 				d.fail(err)
 			}
 		}
 		for _, r := range b.reqs {
-			r.done(err)
+			if r.err == nil {
+				r.err = err
+			}
+			r.done(r.err)
 		}
 	}
 }
 
+// kept are the requests that are in the journal.
+func (b *durable) kept() []*request {
+	refused := func(r *request) bool { return r.err != nil }
+	if !slices.ContainsFunc(b.reqs, refused) {
+		return b.reqs
+	}
+	return slices.DeleteFunc(slices.Clone(b.reqs), refused)
+}
+
 // applied indexes one durable batch and makes it visible.
-func (d *driver) applied(b *durable) error {
+func (d *driver) applied(b durable) error {
+	b.reqs = b.kept()
+	if len(b.reqs) == 0 {
+		return nil
+	}
 	x := d.x
 	x.begin()
 	events := 0
@@ -351,7 +368,7 @@ func (d *driver) applied(b *durable) error {
 		return err
 	}
 	d.backlog.Store(x.state.backlog)
-	d.tail.push(b, events, x.heads)
+	d.tail.push(&b, events, x.heads)
 	return nil
 }
 
@@ -480,14 +497,13 @@ func (d *driver) Heads() []millrace.Head {
 }
 
 // Close implements millrace.Driver. It writes what is queued, brings the index to the disk and says in the anchor
-// that the journal ends here.
+// that the journal ends here; then it waits for the reads that are under way, so it must not be called within one.
 func (d *driver) Close() error {
 	d.once.Do(func() { d.closeErr = d.close() })
 	return d.closeErr
 }
 
 func (d *driver) close() error {
-	d.closed.Store(true)
 	close(d.stop)
 	d.j.shut()
 	d.wait.Wait()
@@ -499,6 +515,7 @@ func (d *driver) close() error {
 			errs = append(errs, d.writeAnchor(true))
 		}
 	}
+	d.reads.shut()
 	errs = append(errs, d.j.f.Close())
 	return errors.Join(append(errs, d.abandon())...)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -24,10 +25,21 @@ func sortPrefix(b []byte, collection string, index int) []byte {
 	return append(b, byte(index))
 }
 
-// sortKey ends the key with two NULs: its parts are separated by one, and none begins with one, so no key's end can
-// sort among the beginnings of longer ones.
+// appendSort writes a NUL of a sort key as NUL 0xff, so that the NUL 0x01 behind the key sorts before everything that a
+// longer key may go on with, and the key's end is never taken for a part of it.
+func appendSort(b []byte, key string) []byte {
+	for {
+		i := strings.IndexByte(key, 0)
+		if i < 0 {
+			return append(b, key...)
+		}
+		b = append(append(b, key[:i]...), 0, 0xff)
+		key = key[i+1:]
+	}
+}
+
 func sortKey(b []byte, collection string, index int, key string, partition int, id string) []byte {
-	b = append(append(sortPrefix(b, collection, index), key...), 0, 0)
+	b = append(appendSort(sortPrefix(b, collection, index), key), 0, 1)
 	b = binary.BigEndian.AppendUint16(b, uint16(partition)) //nolint:gosec // below MaxPartitions
 	return append(b, id...)
 }
@@ -71,6 +83,10 @@ func decodeDocument(d *millrace.Document, v []byte) error {
 
 // Document implements millrace.Driver.
 func (d *driver) Document(_ context.Context, collection string, partition int, id string) (millrace.Document, error) {
+	if err := d.reads.enter(); err != nil {
+		return millrace.Document{}, err
+	}
+	defer d.reads.leave()
 	return readDocument(d.db, collection, partition, id)
 }
 
@@ -91,6 +107,11 @@ func readDocument(r pebble.Reader, collection string, partition int, id string) 
 // Documents implements millrace.Driver.
 func (d *driver) Documents(ctx context.Context, q millrace.Query) iter.Seq2[millrace.Document, error] {
 	return func(yield func(millrace.Document, error) bool) {
+		if err := d.reads.enter(); err != nil {
+			yield(millrace.Document{}, err)
+			return
+		}
+		defer d.reads.leave()
 		// A snapshot, so that an index entry and its document belong together.
 		snap := d.db.NewSnapshot()
 		defer func() { _ = snap.Close() }()
@@ -146,8 +167,8 @@ func documentAt(r pebble.Reader, it *pebble.Iterator, q *millrace.Query) (doc mi
 	if q.Index < 0 {
 		k := it.Key()[1+len(q.Collection)+1:]
 		doc = millrace.Document{Collection: q.Collection, Partition: int(binary.BigEndian.Uint16(k)), ID: string(k[2:])}
-		// Without a partition the bounds span them all, so the prefix is checked here.
-		if q.Partition < 0 && !bytes.HasPrefix(k[2:], []byte(q.Prefix)) {
+		// Without a partition the bounds span them all, so the limits are checked here.
+		if q.Partition < 0 && (!strings.HasPrefix(doc.ID, q.Prefix) || doc.ID < q.From || q.To != "" && doc.ID >= q.To) {
 			return doc, false, nil
 		}
 		return doc, true, decodeDocument(&doc, v)
@@ -181,26 +202,25 @@ func bounds(q *millrace.Query) (lower, upper []byte) {
 			return lower, prefixEnd(lower)
 		}
 		base := documentKey(nil, q.Collection, q.Partition, "")
-		lower = append(bytes.Clone(base), q.Prefix...)
-		upper = prefixEnd(lower)
-		if q.From > q.Prefix {
-			lower = append(bytes.Clone(base), q.From...)
-		}
-		if q.To != "" {
-			upper = append(bytes.Clone(base), q.To...)
-		}
-		return lower, upper
+		return limits(q, base, func(b []byte, id string) []byte { return append(b, id...) })
 	}
-	base := sortPrefix(nil, q.Collection, q.Index)
-	lower = append(bytes.Clone(base), q.Prefix...)
+	return limits(q, sortPrefix(nil, q.Collection, q.Index), appendSort)
+}
+
+// limits are the bounds of a query's keys behind base.
+func limits(q *millrace.Query, base []byte, appendKey func([]byte, string) []byte) (lower, upper []byte) {
+	lower = appendKey(bytes.Clone(base), q.Prefix)
 	upper = prefixEnd(lower)
 	if q.From > q.Prefix {
-		lower = append(bytes.Clone(base), q.From...)
+		lower = appendKey(bytes.Clone(base), q.From)
 	}
 	if q.To != "" {
-		if to := append(bytes.Clone(base), q.To...); bytes.Compare(to, upper) < 0 {
+		if to := appendKey(bytes.Clone(base), q.To); bytes.Compare(to, upper) < 0 {
 			upper = to
 		}
+	}
+	if bytes.Compare(upper, lower) < 0 {
+		upper = lower // nothing
 	}
 	return lower, upper
 }
@@ -208,11 +228,12 @@ func bounds(q *millrace.Query) (lower, upper []byte) {
 // CommitViews implements millrace.Driver. All batches become visible together; nothing is synced: what a crash takes
 // is made again from the facts.
 func (d *driver) CommitViews(_ context.Context, batches []millrace.ViewBatch) error {
-	if err := d.failure(); err != nil {
+	if err := d.reads.enter(); err != nil {
 		return err
 	}
-	if d.closed.Load() {
-		return millrace.ErrClosed
+	defer d.reads.leave()
+	if err := d.failure(); err != nil {
+		return err
 	}
 	size := 0
 	for i := range batches {
@@ -277,6 +298,10 @@ func put(b *pebble.Batch, p *millrace.Put, key, val []byte) (k, v []byte, err er
 
 // Checkpoints implements millrace.Driver.
 func (d *driver) Checkpoints(_ context.Context, consumer string) (millrace.Cursor, error) {
+	if err := d.reads.enter(); err != nil {
+		return millrace.Cursor{}, err
+	}
+	defer d.reads.leave()
 	c := millrace.Cursor{Epoch: d.meta.Epoch, Positions: make([]uint64, d.meta.Partitions)}
 	for p := range c.Positions {
 		v, err := get(d.db, checkpointKey(nil, consumer, p))
@@ -296,6 +321,10 @@ func (d *driver) Checkpoints(_ context.Context, consumer string) (millrace.Curso
 
 // DropViews implements millrace.Driver.
 func (d *driver) DropViews(_ context.Context, consumer string, collections []string) error {
+	if err := d.reads.enter(); err != nil {
+		return err
+	}
+	defer d.reads.leave()
 	b := d.db.NewBatch()
 	prefixes := [][]byte{append(append([]byte{keyCheckpoint}, consumer...), 0)}
 	for _, c := range collections {

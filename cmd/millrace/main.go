@@ -1,0 +1,67 @@
+// Command millrace is the whole platform in one binary.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-io/millrace/internal/client"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "millrace:", err)
+	return client.ExitCode(err)
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "millrace",
+		Short: "Event-driven order processing in one binary",
+		Long: `Millrace takes orders over HTTP, keeps each one on disk before it answers, decides it by pure functions, and
+lets read models follow from the events.
+
+  millrace serve --demo          run it, with a gentle load
+  millrace import online-retail  bring in a shop's invoices
+  millrace verify                check everything a data folder holds
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 it ran, and the answer is no; 4 a server did not answer; 130 interrupted.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return client.WithCode(client.ExitUsage, err) })
+	root.AddCommand(newServeCommand(), newVerifyCommand(), newProjectionsCommand(), newVersionCommand(),
+		newImportCommand(), newSimulateCommand(), newBenchCommand())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	usageErrors(root)
+	return root
+}
+
+// usageErrors makes wrong arguments of every command a usage error.
+func usageErrors(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return client.WithCode(client.ExitUsage, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		usageErrors(sub)
+	}
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/internal/client"
+	"github.com/millrace-io/millrace/internal/id"
+	"github.com/millrace-io/millrace/internal/jsonx"
+)
+
+// rebuildLook is how often a rebuild is looked at while somebody waits for it.
+const rebuildLook = 100 * time.Millisecond
+
+func newProjectionsCommand() *cobra.Command {
+	var server, output string
+	c := &cobra.Command{Use: "projections", Short: "See and rebuild read models", Args: cobra.NoArgs}
+	list := &cobra.Command{
+		Use: "list", Short: "List the read models of a server", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			api, err := projectionClient(server, output)
+			if err != nil {
+				return err
+			}
+			defer api.Close()
+			return listProjections(c, api, output)
+		},
+	}
+	rebuild := &cobra.Command{
+		Use: "rebuild NAME", Short: "Build a read model again from the first event",
+		Long: `Build a read model again from the first event, beside the live one, and switch over when it has caught up. The
+command waits for that. Where both stood at the same position, it says whether they were the same, byte for byte,
+and exits with 3 if they were not.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			api, err := projectionClient(server, output)
+			if err != nil {
+				return err
+			}
+			defer api.Close()
+			return rebuildProjection(c, api, args[0], output)
+		},
+	}
+	for _, sub := range []*cobra.Command{list, rebuild} {
+		sub.Flags().StringVar(&server, "server", client.DefaultServer, "URL of the server")
+		outputFlag(sub, &output)
+		c.AddCommand(sub)
+	}
+	return c
+}
+
+func projectionClient(server, output string) (*client.Client, error) {
+	if err := checkOutput(output); err != nil {
+		return nil, err
+	}
+	return client.New([]string{server}, &client.Options{RetryFor: client.DefaultRetryFor})
+}
+
+func listProjections(c *cobra.Command, api *client.Client, output string) error {
+	r, err := api.Get(c.Context(), "/v1/projections")
+	if err == nil {
+		err = r.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n", r.Body)
+		return err
+	}
+	var all struct {
+		Items []httpapi.ProjectionStatus `json:"items"`
+	}
+	if err := jsonx.Unmarshal(r.Body, &all); err != nil {
+		return fmt.Errorf("the server's answer: %w", err)
+	}
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 4, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "NAME\tVERSION\tGENERATION\tSTATE\tGAP\tPARKED")
+	for _, p := range all.Items {
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\n", p.Name, p.Version, p.Generation, p.State, p.Gap, p.Parked)
+	}
+	return w.Flush()
+}
+
+func readProjection(ctx context.Context, api *client.Client, name string) (p httpapi.ProjectionStatus, err error) {
+	r, err := api.Get(ctx, "/v1/projections/"+url.PathEscape(name))
+	if err == nil {
+		err = r.Err()
+	}
+	if err == nil {
+		err = jsonx.Unmarshal(r.Body, &p)
+	}
+	return p, err
+}
+
+func rebuildProjection(c *cobra.Command, api *client.Client, name, output string) error {
+	ctx := c.Context()
+	before, err := readProjection(ctx, api, name)
+	if err != nil {
+		return err
+	}
+	r, err := api.Post(ctx, "/v1/projections/"+url.PathEscape(name)+"/rebuild", id.New(), []byte("{}"), 0)
+	if err != nil {
+		return err
+	}
+	if r.Status != http.StatusAccepted {
+		return errors.Join(r.Err(), fmt.Errorf("the server did not begin"))
+	}
+	for {
+		now, err := readProjection(ctx, api, name)
+		if err != nil {
+			return err
+		}
+		if now.Generation > before.Generation && now.State == "live" {
+			return printRebuilt(c, &now, output)
+		}
+		if err := client.Pause(ctx, rebuildLook); err != nil {
+			return err
+		}
+	}
+}
+
+func printRebuilt(c *cobra.Command, p *httpapi.ProjectionStatus, output string) error {
+	if output == "json" {
+		if err := printJSON(c, p); err != nil {
+			return err
+		}
+	} else {
+		said := "not compared: it moved on meanwhile"
+		if p.Identical != nil {
+			said = map[bool]string{true: "byte for byte as before", false: "NOT as before"}[*p.Identical]
+		}
+		if _, err := fmt.Fprintf(c.OutOrStdout(), "%s rebuilt as generation %d: %s\n", p.Name, p.Generation, said); err != nil {
+			return err
+		}
+	}
+	if p.Identical != nil && !*p.Identical {
+		return client.WithCode(client.ExitCheck, fmt.Errorf("the rebuilt read model differs from the one before"))
+	}
+	return nil
+}

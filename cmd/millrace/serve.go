@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/internal/client"
+	"github.com/millrace-io/millrace/localstore"
+	"github.com/millrace-io/millrace/sim"
+)
+
+type serveOptions struct {
+	data       string
+	http       string
+	admin      string
+	partitions int
+	paused     []string
+	insecure   bool
+	demo       bool
+	maxBacklog int64
+	logLevel   string
+	logFormat  string
+}
+
+func newServeCommand() *cobra.Command {
+	var o serveOptions
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long: `Run the server on one machine. Facts go to a journal in the data folder and are on disk before a client is told.
+
+It prints one line with its addresses when it is ready. SIGTERM or Ctrl-C stops it: it takes no new requests, finishes
+those under way, and closes the store.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.data, "data", "", "data folder (default: ./millrace-data, or a temporary one with --demo)")
+	f.StringVar(&o.http, "http", "127.0.0.1:8080", "address of the API")
+	f.StringVar(&o.admin, "admin", "127.0.0.1:9090", "address of probes, metrics and profiles")
+	f.IntVar(&o.partitions, "partitions", 0, "partitions of a new store (default 16); an existing one keeps its own")
+	f.StringSliceVar(&o.paused, "paused", nil, "parts that stand still: command (deciding), feed (read models)")
+	f.BoolVar(&o.insecure, "insecure", false, "allow addresses that other machines can reach, though there is no authentication yet")
+	f.BoolVar(&o.demo, "demo", false, "run a gentle load against itself")
+	f.Int64Var(&o.maxBacklog, "max-backlog", 0, "undecided commands beyond which new ones are refused (default 1,000,000)")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, else json")
+	return c
+}
+
+func (o *serveOptions) check() error {
+	for _, p := range o.paused {
+		if p != "command" && p != "feed" {
+			return fmt.Errorf("--paused: %q is neither command nor feed", p)
+		}
+	}
+	if o.partitions < 0 || o.partitions > millrace.MaxPartitions {
+		return fmt.Errorf("--partitions: must be between 1 and %d", millrace.MaxPartitions)
+	}
+	if !o.insecure {
+		for _, addr := range []string{o.http, o.admin} {
+			if err := loopback(addr); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loopback says no to an address that other machines can reach: there is no authentication.
+func loopback(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("address %q: %w", addr, err)
+	}
+	if host == "localhost" {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("address %q can be reached by other machines, and there is no authentication yet: use 127.0.0.1, or say --insecure", addr)
+	}
+	return nil
+}
+
+func newLogger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level: %w", err)
+	}
+	ho := &slog.HandlerOptions{Level: l}
+	if format == "auto" {
+		format = "json"
+		if isTerminal(os.Stderr) {
+			format = "text"
+		}
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, ho)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, ho)), nil
+	}
+	return nil, fmt.Errorf("--log-format: %q is none of text, json, auto", format)
+}
+
+func serve(ctx context.Context, o serveOptions) (err error) {
+	if err := o.check(); err != nil {
+		return client.WithCode(client.ExitUsage, err)
+	}
+	log, err := newLogger(o.logLevel, o.logFormat)
+	if err != nil {
+		return client.WithCode(client.ExitUsage, err)
+	}
+	if o.data == "" {
+		o.data = "millrace-data"
+		if o.demo {
+			dir, err := os.MkdirTemp("", "millrace-demo-")
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+			o.data = dir
+		}
+	}
+	// The addresses first: a server that cannot listen need not recover a store.
+	httpLn, err := listen(ctx, o.http)
+	if err != nil {
+		return err
+	}
+	adminLn, err := listen(ctx, o.admin)
+	if err != nil {
+		return errors.Join(err, httpLn.Close())
+	}
+	store, err := openStore(o.data, o.partitions, log)
+	if err != nil {
+		return errors.Join(err, httpLn.Close(), adminLn.Close())
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	n, err := newNode(ctx, store, nodeOptions{
+		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
+		maxBacklog: o.maxBacklog, log: log,
+	})
+	if err != nil {
+		return errors.Join(err, httpLn.Close(), adminLn.Close())
+	}
+	return serveNode(ctx, n, httpLn, adminLn, &o)
+}
+
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	return ln, nil
+}
+
+// openStore opens the embedded store. Damage is an answer of its own.
+func openStore(dir string, partitions int, log *slog.Logger) (*millrace.Store, error) {
+	store, err := localstore.Open(filepath.Clean(dir), &localstore.Options{Partitions: partitions, Logger: log})
+	if errors.Is(err, millrace.ErrCorrupt) {
+		return nil, client.WithCode(client.ExitCheck, err)
+	}
+	return store, err
+}
+
+// serveNode runs a node behind its listeners. On the way down the API drains first, then the deciding stops.
+func serveNode(ctx context.Context, n *node, httpLn, adminLn net.Listener, o *serveOptions) error {
+	admin := n.admin()
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	edge, edgeCtx := errgroup.WithContext(ctx)
+	core, coreCtx := errgroup.WithContext(inner)
+	core.Go(func() error { return n.run(coreCtx) })
+	edge.Go(func() error {
+		return httpapi.Serve(edgeCtx, httpLn, n.api, &httpapi.ServeOptions{
+			Logger: n.log, OnDrain: func() { admin.Drain(); n.api.Drain() },
+		})
+	})
+	edge.Go(func() error {
+		select {
+		case <-coreCtx.Done(): // the core failed: nothing can be served any more
+			return core.Wait()
+		case <-edgeCtx.Done():
+			return nil
+		}
+	})
+	core.Go(func() error {
+		// Probes answer until the very end.
+		return httpapi.Serve(coreCtx, adminLn, admin, &httpapi.ServeOptions{Logger: n.log, WriteTimeout: 2 * time.Minute, Drain: time.Second})
+	})
+	if o.demo {
+		edge.Go(func() error { return demo(edgeCtx, n, httpLn.Addr().String()) })
+	}
+	fmt.Printf("millrace is ready: http://%s admin http://%s data %s%s\n", httpLn.Addr(), adminLn.Addr(), o.data, pausedText(o.paused))
+	err := edge.Wait()
+	stop()
+	return errors.Join(err, core.Wait())
+}
+
+func pausedText(paused []string) string {
+	if len(paused) == 0 {
+		return ""
+	}
+	return " paused " + strings.Join(paused, ",")
+}
+
+// demoRate is gentle: something to watch, and nothing to warm a machine.
+const demoRate = 5
+
+func demo(ctx context.Context, n *node, addr string) error {
+	_, err := sim.Orders(ctx, sim.Options{Servers: []string{"http://" + addr}, Rate: demoRate, Now: true, NoReconcile: true})
+	if err != nil && ctx.Err() == nil {
+		n.log.Warn("the demo load ended", "error", err)
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+// Package order holds the rules of a shop: orders, stock and goods that come back. It is pure: a decision sees the
+// state, the command and the time at which the command was accepted, and nothing else.
+//
+// # Orders (category "order", stream order-<id>)
+//
+//   - An order is placed with a currency and 1 to [MaxLines] lines. A line has an SKU, a quantity and a unit price; its
+//     total is unit price × quantity, rounded half to even to the currency's minor unit. The order's total is the sum
+//     of the line totals. A price of zero is fine; a quantity below 1 or a price below zero refuses the whole order
+//     with the code line_invalid and names the lines.
+//   - placed_at is when the customer ordered; where nobody says, it is when the command was accepted.
+//   - fulfilment says who drives the order on. manual: people and systems by the commands below. auto is not available
+//     yet and is refused.
+//   - Placing an order again with the content that it has now does nothing; with another content it is refused. What
+//     the command leaves out it does not ask for: a placing without placed_at agrees with any.
+//   - Until it is confirmed, lines and address can be changed; the lines not once it is paid, because the payment was
+//     for the total.
+//   - The way of an order is placed → confirmed → packed → shipped → delivered → completed. Each step is a command of
+//     its own, and none can be left out, but for the last: an order is completed by itself as soon as it is delivered
+//     and paid, in whichever order these come. An order with a total of zero needs no payment.
+//   - It can be shipped in parts: partly_shipped until nothing is left, and never more than was ordered.
+//   - It can be paid in every status but cancelled and returned, once, and for exactly its total. Paying does not change
+//     the status, unless it completes the order.
+//   - It can be cancelled, with a reason, until its first goods are shipped. What was paid is to be refunded.
+//   - Once everything is shipped, goods can come back, in parts too: partly_returned until everything is back, and
+//     never more than was shipped. The refund is the returned part of the line totals; however many parts a line comes
+//     back in, its refunds add up to its total. An order of which something came back is never completed. If the rest
+//     is still on its way, it can be marked as delivered.
+//   - A command that finds the order where it would lead does nothing: confirming a confirmed order, cancelling a
+//     cancelled one. In any other status that does not fit it is refused. Shipping or returning named quantities twice
+//     means twice: the command's id tells a repetition from a second parcel.
+//
+// # Stock (category "stock", stream stock-<sku>)
+//
+//   - on_hand is what is there, reserved is what is promised, available is the difference. Always
+//     on_hand ≥ reserved ≥ 0: what would break this is refused with the code stock_insufficient.
+//   - Receiving adds to on_hand; adjusting corrects it by a signed number, with a reason, and by zero does nothing.
+//   - Reserving promises a quantity under the id of a reservation. The same reservation with the same quantity again does
+//     nothing; with another quantity it is refused.
+//   - Releasing gives a reservation up. Committing says that its goods have left: on_hand and reserved both go down.
+//   - A reservation that was released or committed is forgotten, because an SKU that sells well has millions of them.
+//     Closing it again is therefore refused with the code reservation_unknown, and reserving under its id is a new
+//     reservation. Repeated messages do no harm: they carry the id of the command, whose outcome is kept.
+//
+// # Goods returned (category "return", stream return-<id>)
+//
+//   - A return is a credit note for goods that came back without an order of ours that they could be booked on; it may
+//     name an order all the same. Its lines follow the rules of order lines, with the quantity that came back.
+//   - It is recorded once. Recording it again with the same content does nothing, with another content it is refused.
+package order

@@ -1,0 +1,97 @@
+package order
+
+import "github.com/millrace-io/millrace"
+
+// The categories of streams.
+const (
+	CategoryOrder  = "order"
+	CategoryStock  = "stock"
+	CategoryReturn = "return"
+)
+
+// The versions of the states' forms: a change of a state or of its Evolve is a change of its number.
+const (
+	orderStateVersion  = 1
+	stockStateVersion  = 1
+	returnStateVersion = 1
+)
+
+// Domains are the rules of orders, stock and returns.
+func Domains() []millrace.Definition {
+	return []millrace.Definition{orders(), stock(), returns()}
+}
+
+func orders() millrace.Domain[*Order] {
+	return millrace.Domain[*Order]{
+		Category: CategoryOrder, StateVersion: orderStateVersion,
+		Initial: initialOrder, Decide: decideOrder, Evolve: evolveOrder, Upcasters: upcasters(),
+		Commands: []millrace.Message{
+			millrace.MessageOf[PlaceOrder]("PlaceOrder"),
+			millrace.MessageOf[ChangeOrder]("ChangeOrder"),
+			millrace.MessageOf[ConfirmOrder]("ConfirmOrder"),
+			millrace.MessageOf[CancelOrder]("CancelOrder"),
+			millrace.MessageOf[MarkOrderPaid]("MarkOrderPaid"),
+			millrace.MessageOf[PackOrder]("PackOrder"),
+			millrace.MessageOf[ShipOrder]("ShipOrder"),
+			millrace.MessageOf[DeliverOrder]("DeliverOrder"),
+			millrace.MessageOf[ReturnOrder]("ReturnOrder"),
+		},
+		Events: []millrace.Message{
+			millrace.MessageOf[OrderPlaced]("OrderPlaced"),
+			millrace.MessageOf[OrderLinesChanged]("OrderLinesChanged"),
+			millrace.MessageOf[OrderAddressChanged]("OrderAddressChanged"),
+			millrace.MessageOf[OrderConfirmed]("OrderConfirmed"),
+			millrace.MessageOf[OrderCancelled]("OrderCancelled"),
+			millrace.MessageOf[OrderPaid]("OrderPaid"),
+			millrace.MessageOf[OrderPacked]("OrderPacked"),
+			millrace.MessageOf[OrderShipped]("OrderShipped"),
+			millrace.MessageOf[OrderDelivered]("OrderDelivered"),
+			millrace.MessageOf[OrderCompleted]("OrderCompleted"),
+			millrace.MessageOf[OrderReturned]("OrderReturned"),
+		},
+	}
+}
+
+func stock() millrace.Domain[*Stock] {
+	return millrace.Domain[*Stock]{
+		Category: CategoryStock, StateVersion: stockStateVersion,
+		Initial: initialStock, Decide: decideStock, Evolve: evolveStock, Upcasters: upcasters(),
+		Commands: []millrace.Message{
+			millrace.MessageOf[ReceiveStock]("ReceiveStock"),
+			millrace.MessageOf[AdjustStock]("AdjustStock"),
+			millrace.MessageOf[ReserveStock]("ReserveStock"),
+			millrace.MessageOf[ReleaseStock]("ReleaseStock"),
+			millrace.MessageOf[CommitStock]("CommitStock"),
+		},
+		Events: []millrace.Message{
+			millrace.MessageOf[StockReceived]("StockReceived"),
+			millrace.MessageOf[StockAdjusted]("StockAdjusted"),
+			millrace.MessageOf[StockReserved]("StockReserved"),
+			millrace.MessageOf[StockReleased]("StockReleased"),
+			millrace.MessageOf[StockCommitted]("StockCommitted"),
+		},
+	}
+}
+
+func returns() millrace.Domain[*Return] {
+	return millrace.Domain[*Return]{
+		Category: CategoryReturn, StateVersion: returnStateVersion,
+		Initial: initialReturn, Decide: decideReturn, Evolve: evolveReturn, Upcasters: upcasters(),
+		Commands: []millrace.Message{millrace.MessageOf[RecordReturn]("RecordReturn")},
+		Events:   []millrace.Message{millrace.MessageOf[GoodsReturned]("GoodsReturned")},
+	}
+}
+
+// Represent is the form in which the API shows a folded state and in which the read models keep it: an [*Order],
+// a [*Level] or a [*Return]. ok is false for a stream without events and for states of other domains.
+func Represent(state any) (document any, ok bool) {
+	switch s := state.(type) {
+	case *Order:
+		return s, s.Exists()
+	case *Stock:
+		return s.Level(), s.Version > 0
+	case *Return:
+		return s, s.Exists()
+	}
+	return nil, false
+}

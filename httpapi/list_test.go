@@ -1,0 +1,277 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/httpapi"
+)
+
+// shop places orders o00 to o29 on the days of June 2011, for three customers in turn, every fifth of them confirmed.
+// It returns what a read must have seen to see them all.
+func shop(w *world) string {
+	w.t.Helper()
+	for i := range 30 {
+		body := fmt.Sprintf(`{"id":"o%02d","customer_id":"c-%d","placed_at":"2011-06-%02dT12:00:00Z","currency":"GBP",`+
+			`"lines":[{"sku":"a","quantity":%d,"unit_price":"1.50"}]}`, i, i%3, i+1, i+1)
+		w.want(201, "POST", "/v1/orders", body, wait)
+		if i%5 == 0 {
+			w.want(200, "POST", fmt.Sprintf("/v1/orders/o%02d/confirm", i), "", wait)
+		}
+	}
+	return w.store.Head().String()
+}
+
+// ids are the ids of a list, all pages of it.
+func (w *world) ids(path string) []string {
+	w.t.Helper()
+	out := []string{}
+	for pages := 0; path != ""; pages++ {
+		if pages > 100 {
+			w.t.Fatal("the list does not end")
+		}
+		a := w.want(200, "GET", path, "")
+		v := a.json(w.t)
+		for _, item := range v["items"].([]any) {
+			out = append(out, item.(map[string]any)["id"].(string))
+		}
+		path = ""
+		if link := a.Header.Get("Link"); link != "" {
+			path = strings.TrimSuffix(strings.TrimPrefix(link, "<"), `>; rel="next"`)
+			u, err := url.Parse(path)
+			if err != nil || u.Query().Get("cursor") != v["next_cursor"] {
+				w.t.Fatalf("Link %q and next_cursor %q differ: %v", link, v["next_cursor"], err)
+			}
+		} else if v["next_cursor"] != nil {
+			w.t.Fatal("next_cursor without Link")
+		}
+	}
+	return out
+}
+
+func pick(descending bool, keep func(i int) bool) []string {
+	out := []string{}
+	for i := range 30 {
+		if keep(i) {
+			out = append(out, fmt.Sprintf("o%02d", i))
+		}
+	}
+	if descending {
+		slices.Reverse(out)
+	}
+	return out
+}
+
+func TestListOrders(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	seen := shop(w)
+	for _, c := range []struct {
+		query string
+		want  []string
+	}{
+		{"", pick(true, func(int) bool { return true })},
+		{"sort=placed_at", pick(false, func(int) bool { return true })},
+		{"sort=-placed_at&limit=500", pick(true, func(int) bool { return true })},
+		{"customer_id=c-1&limit=3", pick(true, func(i int) bool { return i%3 == 1 })},
+		{"customer_id=c-1&limit=3&sort=placed_at", pick(false, func(i int) bool { return i%3 == 1 })},
+		{"status=confirmed&limit=1", pick(true, func(i int) bool { return i%5 == 0 })},
+		{"status=confirmed&customer_id=c-0", pick(true, func(i int) bool { return i%5 == 0 && i%3 == 0 })},
+		{"status=confirmed&customer_id=c-0&limit=1&sort=placed_at", pick(false, func(i int) bool { return i%5 == 0 && i%3 == 0 })},
+		{"from=2011-06-10&to=2011-06-12", []string{"o11", "o10", "o09"}},
+		{"from=2011-06-10T12:00:00Z&to=2011-06-12T12:00:00Z&sort=placed_at", []string{"o09", "o10"}},
+		{"from=2011-06-10T14:00:00%2B02:00&to=2011-06-12T11:59:59.999999999Z", []string{"o10", "o09"}},
+		{"customer_id=c-0&from=2011-06-10&to=2011-06-20&limit=1&sort=placed_at", []string{"o09", "o12", "o15", "o18"}},
+		{"from=2011-07-01", []string{}},
+		{"to=2011-05-31", []string{}},
+		{"from=2011-06-20&to=2011-06-10", []string{}},
+		{"customer_id=c-99", []string{}},
+		{"customer_id=c-", []string{}},
+		{"customer_id=c-1&limit=10", pick(true, func(i int) bool { return i%3 == 1 })},
+	} {
+		if diff := cmp.Diff(c.want, w.ids("/v1/orders?min_cursor="+seen+"&"+c.query)); diff != "" {
+			t.Errorf("%s: %s", c.query, diff)
+		}
+	}
+	if a := w.want(200, "GET", "/v1/orders?customer_id=c-99", ""); string(a.body) != `{"items":[]}` {
+		t.Errorf("nothing is %s", a.body)
+	}
+}
+
+func TestListParameters(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	seen := shop(w)
+	next := w.want(200, "GET", "/v1/orders?limit=2&customer_id=c-1&min_cursor="+seen, "").json(t)["next_cursor"].(string)
+	w.want(200, "GET", "/v1/orders?limit=7&customer_id=c-1&cursor="+next, "") // the limit may change
+	for query, code := range map[string]string{
+		"limit=0": "invalid_parameter", "limit=501": "invalid_parameter", "limit=x": "invalid_parameter", "limit=1&limit=2": "invalid_parameter",
+		"sort=total": "invalid_parameter", "sort=--placed_at": "invalid_parameter", "status=lost": "invalid_parameter",
+		"customer_id=": "invalid_parameter", "customer_id=%00": "invalid_parameter", "customer_id=%ff": "invalid_parameter",
+		"customer_id=" + strings.Repeat("x", 201): "invalid_parameter", "from=yesterday": "invalid_parameter", "to=2011-13-01": "invalid_parameter",
+		"custmer_id=c-1": "invalid_parameter", "a=%zz": "invalid_parameter", "x=" + strings.Repeat("y", 5000): "invalid_parameter",
+		"cursor=abc": "invalid_cursor", "cursor=" + next: "invalid_cursor", "customer_id=c-2&cursor=" + next: "invalid_cursor",
+		"customer_id=c-1&sort=placed_at&cursor=" + next: "invalid_cursor", "customer_id=c-1&from=2011-01-01&cursor=" + next: "invalid_cursor",
+		"customer_id=c-1&status=placed&cursor=" + next: "invalid_cursor", "customer_id=c-1&cursor=" + next + "A": "invalid_cursor",
+		"min_cursor=" + next: "invalid_cursor", "min_cursor=-": "invalid_cursor",
+	} {
+		if a := w.want(400, "GET", "/v1/orders?"+query, ""); a.json(t)["code"] != code {
+			t.Errorf("%s: %s", clip([]byte(query)), a.body)
+		}
+	}
+	for _, path := range []string{
+		"/v1/orders/o01?versoin=1", "/v1/orders/o01?version=0", "/v1/orders/o01?version=x", "/v1/orders/o01?version=1&at=2011-01-01T00:00:00Z",
+		"/v1/orders/o01?at=2011-01-01", "/v1/orders/o01/events?version=1", "/v1/commands/x?wait=1", "/v1/order-totals?day=1",
+		"/v1/projections?x=1", "/v1/stock?from=2011-01-01",
+	} {
+		if a := w.want(400, "GET", path, ""); a.json(t)["code"] != "invalid_parameter" {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+	if a := w.want(400, "POST", "/v1/orders?wait=5", anOrder("")); a.json(t)["code"] != "invalid_parameter" {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func TestEventPages(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	for i := range 7 {
+		w.want(200, "POST", "/v1/stock/a/receive", fmt.Sprintf(`{"quantity":%d}`, i+1), wait)
+	}
+	w.want(200, "POST", "/v1/stock/b/receive", `{"quantity":1}`, wait)
+	if diff := cmp.Diff([]string{"stock-a/1", "stock-a/2", "stock-a/3", "stock-a/4", "stock-a/5", "stock-a/6", "stock-a/7"}, w.ids("/v1/stock/a/events?limit=3")); diff != "" {
+		t.Error(diff)
+	}
+	next := w.want(200, "GET", "/v1/stock/a/events?limit=3", "").json(t)["next_cursor"].(string)
+	if a := w.want(400, "GET", "/v1/stock/b/events?cursor="+next, ""); a.json(t)["code"] != "invalid_cursor" {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func TestListStock(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	for _, sku := range []string{"c", "a", "b"} {
+		w.want(200, "POST", "/v1/stock/"+sku+"/receive", `{"quantity":1}`, wait)
+	}
+	a := w.want(200, "GET", "/v1/stock?limit=2&min_cursor="+w.store.Head().String(), "")
+	if items := a.json(t)["items"].([]any); len(items) != 2 || items[0].(map[string]any)["sku"] != "a" {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func TestOrderTotals(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	seen := shop(w)
+	for range 3 { // a second day-status pair with orders in several partitions
+		w.want(201, "POST", "/v1/orders", `{"placed_at":"2011-06-30T23:59:59Z","currency":"GBP","lines":[{"sku":"a","quantity":1,"unit_price":"0.01"}]}`, wait)
+	}
+	seen = w.store.Head().String()
+	items := w.want(200, "GET", "/v1/order-totals?from=2011-06-30&min_cursor="+seen, "").json(t)["items"].([]any)
+	want := []any{map[string]any{
+		"day": "2011-06-30", "status": "placed", "currency": "GBP", "orders": 4.0, "units": 33.0, "amount": "45.03",
+	}}
+	if diff := cmp.Diff(want, items); diff != "" {
+		t.Error(diff)
+	}
+	all := w.want(200, "GET", "/v1/order-totals", "").json(t)["items"].([]any)
+	if len(all) != 30 || all[0].(map[string]any)["status"] != "confirmed" {
+		t.Errorf("%d rows, first %v", len(all), all[0])
+	}
+	if n := len(w.want(200, "GET", "/v1/order-totals?from=2011-06-02&to=2011-06-04", "").json(t)["items"].([]any)); n != 3 {
+		t.Errorf("three days have %d rows", n)
+	}
+}
+
+func TestMinCursor(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	model := w.models[order.ProjectionOrders]
+	model.freeze(true)
+	cursor := w.want(201, "POST", "/v1/orders", anOrder(`,"id":"1"`), wait).Header.Get("Millrace-Cursor")
+	for _, path := range []string{"/v1/orders/1", "/v1/orders"} {
+		a := w.want(503, "GET", path+"?min_cursor="+cursor, "", "Prefer: wait=0")
+		if a.json(t)["code"] != "not_caught_up" || a.Header.Get("Retry-After") != "1" {
+			t.Errorf("%v %s", a.Header, a.body)
+		}
+		w.want(503, "GET", path, "", "Millrace-Min-Cursor: "+cursor, "Prefer: wait=1")
+	}
+	w.want(404, "GET", "/v1/orders/1", "")
+	// What is read from the log needs no read model.
+	w.want(200, "GET", "/v1/orders/1?version=1&min_cursor="+cursor, "")
+	w.want(200, "GET", "/v1/orders/1/events?min_cursor="+cursor, "")
+
+	model.freeze(false)
+	a := w.want(200, "GET", "/v1/orders/1", "", "Millrace-Min-Cursor: "+cursor)
+	seen, err := millrace.ParseCursor(a.Header.Get("Millrace-Cursor"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := millrace.ParseCursor(cursor)
+	if err != nil || !seen.Covers(want) {
+		t.Errorf("the read has seen %v, asked for %v: %v", seen, want, err)
+	}
+
+	other := millrace.At(w.store.Meta().Epoch+1, 0, 1).String()
+	if a := w.want(400, "GET", "/v1/orders?min_cursor="+other, ""); a.json(t)["code"] != "cursor_epoch" {
+		t.Errorf("%s", a.body)
+	}
+	many := millrace.At(w.store.Meta().Epoch, 900, 1).String()
+	if a := w.want(400, "GET", "/v1/orders/1/events?min_cursor="+many, ""); a.json(t)["code"] != "invalid_cursor" {
+		t.Errorf("%s", a.body)
+	}
+	// A place in this store's future: nobody was given such a cursor, and nobody can wait for it.
+	future := millrace.At(w.store.Meta().Epoch, 0, 1<<40).String()
+	w.want(503, "GET", "/v1/orders/1/events?min_cursor="+future, "")
+}
+
+func TestProjections(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	all := w.want(200, "GET", "/v1/projections", "").json(t)["items"].([]any)
+	if len(all) != 4 || all[0].(map[string]any)["name"] != "orders" {
+		t.Errorf("%v", all)
+	}
+	w.want(200, "GET", "/v1/projections/stock", "")
+	w.want(404, "GET", "/v1/projections/none", "")
+	if a := w.want(202, "POST", "/v1/projections/stock/rebuild", ""); a.Header.Get("Location") != "/v1/projections/stock" {
+		t.Errorf("%v", a.Header)
+	}
+	w.want(404, "POST", "/v1/projections/none/rebuild", "")
+}
+
+// TestBadConfiguration: what is wrong is said at start, not at the first request.
+func TestBadConfiguration(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	registry, err := millrace.NewRegistry(order.Domains()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*httpapi.Config){
+		"no store":              func(c *httpapi.Config) { c.Store = nil },
+		"no document":           func(c *httpapi.Config) { c.Document = nil },
+		"document is no YAML":   func(c *httpapi.Config) { c.Document = []byte("a: [") },
+		"unknown command":       func(c *httpapi.Config) { c.Resources[0].Create = "PlaceOder" },
+		"another's command":     func(c *httpapi.Config) { c.Resources[0].Verbs[0].Command = "ReceiveStock" },
+		"verb like a route":     func(c *httpapi.Config) { c.Resources[0].Verbs[0].Name = "events" },
+		"two of one name":       func(c *httpapi.Config) { c.Resources[1].Name = "orders" },
+		"name with a slash":     func(c *httpapi.Config) { c.Resources[0].Name = "a/b" },
+		"model without a table": func(c *httpapi.Config) { c.Resources[0].Table = nil },
+		"unknown index":         func(c *httpapi.Config) { c.Resources[0].List.Orders[0].Index = 9 },
+		"unknown filter":        func(c *httpapi.Config) { c.Resources[0].List.Orders[0].Equal = []string{"city"} },
+		"unknown default sort":  func(c *httpapi.Config) { c.Resources[0].List.DefaultSort = "total" },
+	} {
+		c := httpapi.Config{
+			Store: w.store, Registry: registry, Intake: w.intake, Document: []byte("openapi: 3.1.0"), Resources: w.resources(),
+		}
+		if _, err := httpapi.New(c); err != nil {
+			t.Fatalf("the control does not start: %v", err)
+		}
+		change(&c)
+		if _, err := httpapi.New(c); err == nil {
+			t.Errorf("%s: it starts", name)
+		}
+	}
+}

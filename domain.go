@@ -149,7 +149,7 @@ func encodeBody(v any) ([]byte, error) {
 }
 
 // EncodeState and DecodeState turn a state into a snapshot and back.
-func (c *Category) EncodeState(state any) ([]byte, error) { return jsonx.Marshal(state) }
+func (c *Category) EncodeState(state any) ([]byte, error) { return encodeBody(state) }
 
 // DecodeState reads what EncodeState wrote for the same StateVersion.
 func (c *Category) DecodeState(data []byte) (any, error) { return c.decodeState(data) }

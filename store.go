@@ -164,18 +164,30 @@ func (s *Store) CommitViews(ctx context.Context, batches []ViewBatch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range batches {
-		b := &batches[i]
-		p := s.progress[b.Consumer]
-		if p == nil || b.Checkpoint <= p.cursor.Position(b.Partition) {
-			continue
-		}
-		p.cursor.Positions[b.Partition] = b.Checkpoint
-		if p.moved != nil {
-			close(p.moved)
-			p.moved = nil
-		}
+		s.advance(batches[i].Consumer, batches[i].Partition, batches[i].Checkpoint)
 	}
 	return nil
+}
+
+// Advance moves a consumer's checkpoint in memory only: for events that change none of its documents. Who waits for
+// it is woken up; after a restart the consumer sees those events again.
+func (s *Store) Advance(consumer string, partition int, position uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.advance(consumer, partition, position)
+}
+
+// advance moves a checkpoint forward; s.mu is held.
+func (s *Store) advance(consumer string, partition int, position uint64) {
+	p := s.progress[consumer]
+	if p == nil || position <= p.cursor.Position(partition) {
+		return
+	}
+	p.cursor.Positions[partition] = position
+	if p.moved != nil {
+		close(p.moved)
+		p.moved = nil
+	}
 }
 
 // Checkpoints are the positions that a consumer has reached.

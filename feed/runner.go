@@ -47,8 +47,17 @@ func (nobody) Parked(string, int)                  {}
 
 const (
 	maxBackoff = 10 * time.Second
-	// readAhead is how many batches may wait for a worker: one is being handled, one waits.
-	readAhead = 1
+	// readAhead is how many batches may wait for a worker: one is being handled, the next ones are read and decoded.
+	readAhead = 2
+	// maxGather bounds the events of one commit. A worker that is behind commits seldom: a document that many of the
+	// events change is then read and written once. It is also what a fault makes it do again one by one.
+	maxGather = 32 << 10
+	// maxDocuments bounds the documents of one commit, which are in memory, decoded.
+	maxDocuments = 16 << 10
+	// lazyEvents and lazyTime bound how far a checkpoint in the store may be behind where nothing but the checkpoint would
+	// be written: many consumers want few of the events.
+	lazyEvents = 16 << 10
+	lazyTime   = time.Second
 )
 
 // Runner runs one consumer.
@@ -159,13 +168,15 @@ type worker struct {
 	in     chan []millrace.Recorded
 	views  []*views // by partition; nil where it has none
 	parked map[millrace.Stream]bool
-	wants  map[string]bool // by category, so that a stream's name is looked at once
+	// lazy are checkpoints that are not in the store yet, by partition, and lazyCount the events they have passed.
+	lazy      map[int]uint64
+	lazyCount int
 }
 
 func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 	w := &worker{
 		r: r, index: index, in: make(chan []millrace.Recorded, readAhead),
-		views: make([]*views, r.store.Partitions()), parked: map[millrace.Stream]bool{}, wants: map[string]bool{},
+		views: make([]*views, r.store.Partitions()), parked: map[millrace.Stream]bool{}, lazy: map[int]uint64{},
 	}
 	for p := index; p < len(w.views); p += r.o.Workers {
 		q := millrace.Query{Collection: r.c.Collection(ParkedTable.Table), Index: -1, Partition: p}
@@ -182,32 +193,67 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 
 func (w *worker) run(ctx context.Context) error {
 	defer func() { w.r.o.Observer.Parked(w.r.c.Name, -len(w.parked)) }()
+	idle := time.NewTicker(lazyTime)
+	defer idle.Stop()
 	for {
 		select {
 		case events := <-w.in:
 			if err := w.handle(ctx, events); err != nil {
 				return err
 			}
+		case <-idle.C:
+			if err := w.persist(ctx); err != nil {
+				return err
+			}
 		case <-ctx.Done():
-			return nil
+			// The checkpoints are true as they stand; this only saves the next start some reading.
+			return w.persist(context.WithoutCancel(ctx))
 		}
 	}
 }
 
-// handle takes a batch as one commit. Where an event fails, the batch is undone and its events are taken one by one, so
-// that the fault is that event's alone.
+// handle takes a batch, and what else has come meanwhile, as one commit. Where an event fails, all of it is undone and
+// its events are taken one by one, so that the fault is that event's alone.
 func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
-	err := w.try(ctx, events)
+	w.begin()
+	taken := [][]millrace.Recorded{events}
+	err := w.apply(ctx, events)
+	for n := len(events); err == nil && n < maxGather && w.documents() < maxDocuments; n += len(events) {
+		select {
+		case events = <-w.in:
+			taken = append(taken, events)
+			err = w.apply(ctx, events)
+			continue
+		default:
+		}
+		break
+	}
+	if err == nil {
+		err = w.commit(ctx, taken)
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
 	w.r.o.Logger.Warn("a batch failed and is taken event by event", "consumer", w.r.c.Name, "error", err)
-	for i := range events {
-		if err := w.handleOne(ctx, events[i:i+1]); err != nil {
-			return err
+	for _, events := range taken {
+		for i := range events {
+			if err := w.handleOne(ctx, events[i:i+1]); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// documents is how many documents the commit at hand holds so far.
+func (w *worker) documents() int {
+	n := 0
+	for _, v := range w.views {
+		if v != nil {
+			n += len(v.order)
+		}
+	}
+	return n
 }
 
 // handleOne tries one event until it succeeds or its stream is parked.
@@ -248,11 +294,24 @@ func (e *handlerError) Unwrap() error { return e.err }
 
 // try handles events and commits what comes of them, all or nothing.
 func (w *worker) try(ctx context.Context, events []millrace.Recorded) error {
+	w.begin()
+	if err := w.apply(ctx, events); err != nil {
+		return err
+	}
+	return w.commit(ctx, [][]millrace.Recorded{events})
+}
+
+// begin forgets what an earlier attempt left.
+func (w *worker) begin() {
 	for _, v := range w.views {
 		if v != nil {
 			v.reset()
 		}
 	}
+}
+
+// apply calls the handler for the events that it wants.
+func (w *worker) apply(ctx context.Context, events []millrace.Recorded) error {
 	for i := range events {
 		e := &events[i]
 		if !w.wanted(e) || w.parked[e.Stream] {
@@ -262,7 +321,7 @@ func (w *worker) try(ctx context.Context, events []millrace.Recorded) error {
 			return err
 		}
 	}
-	return w.commit(ctx, events)
+	return nil
 }
 
 func (w *worker) view(ctx context.Context, partition int) *views {
@@ -304,11 +363,14 @@ func (w *worker) call(ctx context.Context, v *views, e *millrace.Recorded) (err 
 	return nil
 }
 
-// commit writes the documents and the checkpoints of all partitions in events.
-func (w *worker) commit(ctx context.Context, events []millrace.Recorded) error {
-	last := map[int]uint64{}
-	for i := range events {
-		last[events[i].Partition] = events[i].Position
+// commit writes the documents and the checkpoints of all partitions in events. A checkpoint alone is only moved in
+// memory, for those who wait for it, and written with the next documents or a little later.
+func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error {
+	last := make(map[int]uint64, len(w.views))
+	for _, events := range taken {
+		for i := range events {
+			last[events[i].Partition] = events[i].Position
+		}
 	}
 	batches := make([]millrace.ViewBatch, 0, len(last))
 	for p := w.index; p < len(w.views); p += w.r.o.Workers {
@@ -323,12 +385,43 @@ func (w *worker) commit(ctx context.Context, events []millrace.Recorded) error {
 				return err
 			}
 		}
+		if len(b.Puts) == 0 {
+			w.lazy[p] = position
+			w.r.store.Advance(w.r.c.Name, p, position)
+			continue
+		}
+		delete(w.lazy, p)
 		batches = append(batches, b)
+	}
+	if len(batches) > 0 {
+		if err := w.r.store.CommitViews(ctx, batches); err != nil {
+			return err
+		}
+	}
+	for _, events := range taken {
+		w.lazyCount += len(events)
+		w.r.o.Observer.Handled(w.r.c.Name, events)
+	}
+	if w.lazyCount >= lazyEvents {
+		return w.persist(ctx)
+	}
+	return nil
+}
+
+// persist writes the checkpoints that were only moved in memory.
+func (w *worker) persist(ctx context.Context) error {
+	w.lazyCount = 0
+	if len(w.lazy) == 0 {
+		return nil
+	}
+	batches := make([]millrace.ViewBatch, 0, len(w.lazy))
+	for p, position := range w.lazy {
+		batches = append(batches, millrace.ViewBatch{Consumer: w.r.c.Name, Partition: p, Checkpoint: position})
 	}
 	if err := w.r.store.CommitViews(ctx, batches); err != nil {
 		return err
 	}
-	w.r.o.Observer.Handled(w.r.c.Name, events)
+	clear(w.lazy)
 	return nil
 }
 
@@ -355,7 +448,7 @@ func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, at
 		Stream: string(e.Stream), Version: e.Version, Position: e.Position, Reason: millrace.ReasonHandler,
 		Error: cause.Error(), Attempts: attempts, Since: w.r.o.Now().UTC(),
 	})
-	if err := w.commit(ctx, []millrace.Recorded{*e}); err != nil {
+	if err := w.commit(ctx, [][]millrace.Recorded{{*e}}); err != nil {
 		return err
 	}
 	w.parked[e.Stream] = true

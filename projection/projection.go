@@ -62,6 +62,7 @@ type Rebuild struct {
 	Generation uint64    `json:"generation"`
 	Started    time.Time `json:"started"`
 	Done       bool      `json:"done"`
+	Caught     time.Time `json:"caught_up,omitzero"` // what follows is the comparison and the switch
 	Finished   time.Time `json:"finished,omitzero"`
 	Events     uint64    `json:"events"` // handled so far
 	Error      string    `json:"error,omitempty"`
@@ -295,6 +296,9 @@ func (m *Model) build(ctx context.Context, next uint64, stale bool) (same *bool,
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	m.mu.Lock()
+	m.rebuild.Caught = m.s.o.Now().UTC()
+	m.mu.Unlock()
 	if stale {
 		return nil, nil //nolint:nilnil // other code, other documents: nothing to compare
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"strings"
 )
 
 // Cursor is a place in the feed: the position reached in each partition, and the store's epoch. A cursor may
@@ -68,7 +69,8 @@ const maxCursorToken = 4 * (1 + (1+2*MaxPartitions)*binary.MaxVarintLen64 + 4) /
 // ParseCursor reads a token. Anything that String did not make is [ErrInvalid].
 func ParseCursor(token string) (Cursor, error) {
 	bad := fmt.Errorf("%w: malformed cursor", ErrInvalid)
-	if len(token) > maxCursorToken {
+	// The decoder skips line breaks; a token has one spelling only.
+	if len(token) > maxCursorToken || strings.ContainsAny(token, "\r\n") {
 		return Cursor{}, bad
 	}
 	buf, err := base64.RawURLEncoding.Strict().DecodeString(token)

@@ -1,6 +1,7 @@
 package millrace
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"reflect"
@@ -234,6 +235,9 @@ func (r *Registry) DecodeCommand(c *Command) (any, error) {
 	}
 	if c.Body != nil && reflect.TypeOf(c.Body) == t.message.typ {
 		return c.Body, nil
+	}
+	if string(bytes.TrimSpace(c.Data)) == "null" {
+		return nil, &FormError{Errors: []FieldError{{Detail: "must be an object"}}}
 	}
 	body, err := t.message.decode(c.Data)
 	if err != nil {

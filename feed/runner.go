@@ -219,14 +219,12 @@ func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
 	taken := [][]millrace.Recorded{events}
 	err := w.apply(ctx, events)
 	for n := len(events); err == nil && n < maxGather && w.documents() < maxDocuments; n += len(events) {
-		select {
-		case events = <-w.in:
-			taken = append(taken, events)
-			err = w.apply(ctx, events)
-			continue
-		default:
+		var ok bool
+		if events, ok = w.more(ctx, events); !ok {
+			break
 		}
-		break
+		taken = append(taken, events)
+		err = w.apply(ctx, events)
 	}
 	if err == nil {
 		err = w.commit(ctx, taken)
@@ -243,6 +241,29 @@ func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
 		}
 	}
 	return nil
+}
+
+// farBehind is the gap in events from which a worker waits for its next batch instead of committing what it has: readers
+// of a read model that old do not notice.
+const farBehind = 8 << 10
+
+// more takes the next batch into the same commit: one that has come already, or, far behind, one that is sure to come.
+func (w *worker) more(ctx context.Context, last []millrace.Recorded) (events []millrace.Recorded, ok bool) {
+	select {
+	case events = <-w.in:
+		return events, true
+	default:
+	}
+	e := &last[len(last)-1]
+	if head := w.r.store.Head().Position(e.Partition); head-e.Position < farBehind/uint64(len(w.views)) { //nolint:gosec // a count
+		return nil, false
+	}
+	select {
+	case events = <-w.in:
+		return events, true
+	case <-ctx.Done():
+		return nil, false
+	}
 }
 
 // documents is how many documents the commit at hand holds so far.

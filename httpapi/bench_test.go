@@ -50,7 +50,8 @@ const threeLines = `{"customer_id":"17850","channel":"web","currency":"GBP","shi
 	`{"sku":"71053","description":"WHITE METAL LANTERN","quantity":6,"unit_price":"3.39"},` +
 	`{"sku":"84406B","description":"CREAM CUPID HEARTS COAT HANGER","quantity":8,"unit_price":"2.75"}]}`
 
-func benchAPI(b *testing.B) *httpapi.API {
+// doorOnly is the API with nothing behind it but an intake.
+func doorOnly(b testing.TB, intake millrace.Intake) *httpapi.API {
 	b.Helper()
 	registry, err := millrace.NewRegistry(order.Domains()...)
 	if err != nil {
@@ -62,10 +63,10 @@ func benchAPI(b *testing.B) *httpapi.API {
 	}
 	b.Cleanup(func() { _ = store.Close() })
 	a, err := httpapi.New(httpapi.Config{
-		Store: store, Registry: registry, Intake: instant{}, Document: api.OpenAPI, Observe: func(httpapi.Observation) {},
+		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: func(httpapi.Observation) {},
 		Resources: []httpapi.Resource{{
 			Name: "orders", Category: order.CategoryOrder, Create: "PlaceOrder",
-			CreateID: func(body any) string { return body.(*order.PlaceOrder).ID },
+			CreateID: placeID,
 		}},
 	})
 	if err != nil {
@@ -75,7 +76,7 @@ func benchAPI(b *testing.B) *httpapi.API {
 }
 
 func benchPost(b *testing.B, path, contentType, body string, status int, headers ...string) {
-	a := benchAPI(b)
+	a := doorOnly(b, instant{})
 	b.ReportAllocs()
 	b.SetBytes(int64(len(body)))
 	b.RunParallel(func(pb *testing.PB) {

@@ -23,8 +23,11 @@ func anOrder(more string) string {
 
 const wait = "Prefer: wait=30"
 
-func TestPlaceAndRead(t *testing.T) {
-	w := newWorld(t, worldOptions{})
+func TestPlaceAndRead(t *testing.T)        { placeAndRead(t, newWorld(t, worldOptions{})) }
+func TestPlaceAndReadForReal(t *testing.T) { placeAndRead(t, newWorld(t, worldOptions{real: true})) }
+
+func placeAndRead(t *testing.T, w *world) {
+	t.Helper()
 	placed := w.want(201, "POST", "/v1/orders", anOrder(`,"id":"42"`), wait, "Idempotency-Key: k1")
 	o := placed.json(t)
 	if o["id"] != "42" || o["status"] != "placed" || o["version"] != 1.0 || fmt.Sprint(o["total"]) != "map[amount:15.30 currency:GBP]" {
@@ -56,7 +59,7 @@ func TestPlaceAndRead(t *testing.T) {
 	if !bytes.Equal(past.body, placed.body) {
 		t.Errorf("version 1 is %s, was %s", past.body, placed.body)
 	}
-	at := w.want(200, "GET", "/v1/orders/42?at="+o["placed_at"].(string), "")
+	at := w.want(200, "GET", "/v1/orders/42?at="+placed.text(t, "placed_at"), "")
 	if !bytes.Equal(at.body, placed.body) {
 		t.Errorf("at its time it is %s", at.body)
 	}
@@ -95,11 +98,10 @@ func TestWholeLifeOfAnOrder(t *testing.T) {
 	if !bytes.Equal(read.body, last.body) {
 		t.Errorf("read %s, answered %s", read.body, last.body)
 	}
-	events := w.want(200, "GET", "/v1/orders/o/events", "").json(t)["items"].([]any)
+	events := w.want(200, "GET", "/v1/orders/o/events", "").items(t)
 	var types []string
 	for i, e := range events {
-		e := e.(map[string]any)
-		types = append(types, e["type"].(string))
+		types = append(types, as[string](t, e["type"]))
 		if e["version"] != float64(i+1) || e["command_id"] == "" || e["causation_id"] != e["command_id"] {
 			t.Errorf("event %d: %v", i, e)
 		}
@@ -139,7 +141,7 @@ func TestStockAndReturns(t *testing.T) {
 		if s := read.json(t); s["on_hand"] != 5.0 || s["reserved"] != 0.0 || s["available"] != 5.0 || !bytes.Equal(read.body, last.body) {
 			t.Errorf("%q: %s", sku, read.body)
 		}
-		if n := len(w.want(200, "GET", path+"/events", "").json(t)["items"].([]any)); n != 6 {
+		if n := len(w.want(200, "GET", path+"/events", "").items(t)); n != 6 {
 			t.Errorf("%q has %d events", sku, n)
 		}
 	}
@@ -279,7 +281,7 @@ func TestSubmittedAHundredTimesAtOnce(t *testing.T) {
 	if fresh != 1 {
 		t.Errorf("%d of 100 answers are the first", fresh)
 	}
-	events := w.want(200, "GET", answers[0].Header.Get("Location")+"/events", "").json(t)["items"].([]any)
+	events := w.want(200, "GET", answers[0].Header.Get("Location")+"/events", "").items(t)
 	if len(events) != 1 {
 		t.Errorf("%d events", len(events))
 	}
@@ -325,7 +327,7 @@ func TestRefusals(t *testing.T) {
 		}
 		// The refusal is the command's outcome, and stays.
 		s := w.want(200, "GET", "/v1/commands/"+c.cod, "").json(t)
-		if s["status"] != "refused" || s["refusal"].(map[string]any)["code"] != c.cod || s["events"] != 0.0 {
+		if s["status"] != "refused" || as[map[string]any](t, s["refusal"])["code"] != c.cod || s["events"] != 0.0 {
 			t.Errorf("%s: %v", c.path, s)
 		}
 	}
@@ -344,7 +346,7 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("%s", a.body)
 		}
 		s := w.want(200, "GET", "/v1/commands/"+id, "").json(t)
-		if s["status"] != "dead" || s["failure"].(map[string]any)["reason"] != millrace.ReasonUnknownType {
+		if s["status"] != "dead" || as[map[string]any](t, s["failure"])["reason"] != millrace.ReasonUnknownType {
 			t.Errorf("%v", s)
 		}
 	}

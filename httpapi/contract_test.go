@@ -72,7 +72,7 @@ func TestDocumentation(t *testing.T) {
 	if err := jsonx.Unmarshal(w.want(200, "GET", "/openapi.json", "").body, &doc); err != nil {
 		t.Fatal(err)
 	}
-	if len(doc["paths"].(map[string]any)) != w.spec.doc.Paths.Len() {
+	if len(as[map[string]any](t, doc["paths"])) != w.spec.doc.Paths.Len() {
 		t.Error("/openapi.json has other paths than the document")
 	}
 
@@ -113,7 +113,7 @@ func TestProblemTypesResolve(t *testing.T) {
 		t.Errorf("%d types in the document, %d on the page", len(types), n)
 	}
 	for _, typ := range types {
-		a := w.want(302, "GET", typ.(string), "")
+		a := w.want(302, "GET", as[string](t, typ), "")
 		_, anchor, _ := strings.Cut(a.Header.Get("Location"), "#")
 		if !strings.Contains(html, `id="`+anchor+`"`) {
 			t.Errorf("%s leads to %q, which is not on the page", typ, a.Header.Get("Location"))

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -24,20 +26,23 @@ import (
 	"github.com/millrace-io/millrace/api"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/jsonx"
 	"github.com/millrace-io/millrace/localstore"
+	"github.com/millrace-io/millrace/projection"
 )
 
 // world is the API over a real store and a real processor. Its read models are in memory and move only when a test
 // wants them to, or waits for them.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	store  *millrace.Store
 	intake *command.Processor
 	api    *httpapi.API
 	server *httptest.Server
 	models map[string]*memoryModel
+	real   *projection.Service
 	seen   *observations
 	spec   *contract
 }
@@ -56,11 +61,12 @@ func (o *observations) add(x httpapi.Observation) {
 
 type worldOptions struct {
 	paused bool
+	real   bool // the read models of package projection, which follow by themselves
 	wrap   func(millrace.Intake) millrace.Intake
 	change func(*httpapi.Config)
 }
 
-func newWorld(t *testing.T, o worldOptions) *world {
+func newWorld(t testing.TB, o worldOptions) *world {
 	t.Helper()
 	registry, err := millrace.NewRegistry(order.Domains()...)
 	if err != nil {
@@ -68,7 +74,7 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	}
 	store, err := localstore.Open("data", &localstore.Options{
 		FS: vfs.NewMem(), Partitions: 4, CacheSize: 1 << 20, MemTableSize: 1 << 20, SegmentSize: 8 << 20,
-		Fatal: func(err error) { t.Error("the store failed: ", err) },
+		Fatal: func(err error) { panic(err) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +87,19 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		w.models[p.Name] = newMemoryModel(store, registry, p)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.intake.Run(ctx) }()
+	var running errgroup.Group
+	running.Go(func() error { return w.intake.Run(ctx) })
+	if o.real {
+		w.real, err = projection.New(ctx, store, order.Projections(), projection.Options{
+			Run: func(ctx context.Context, c millrace.Consumer) error {
+				return feed.New(store, registry, c, nil).Run(ctx)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() error { return w.real.Run(ctx) })
+	}
 
 	var intake millrace.Intake = w.intake
 	if o.wrap != nil {
@@ -92,10 +109,10 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: w.seen.add,
 		Resources: w.resources(), Projections: memoryProjections(w.models),
 		Reports: []httpapi.Report{{
-			Name: "order-totals", Model: w.models[order.ProjectionTotals], Table: order.DaysTable.Table, Index: order.DaysByDay,
+			Name: "order-totals", Model: w.model(order.ProjectionTotals), Table: order.DaysTable.Table, Index: order.DaysByDay,
 			TimeKey: dayKey, Add: addDay,
 		}},
-		Logger: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		Logger: slog.New(slog.NewTextHandler(testLog{w}, nil)),
 	}
 	if o.change != nil {
 		o.change(&config)
@@ -108,7 +125,7 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		w.api.Drain()
 		w.server.Close()
 		cancel()
-		if err := <-done; err != nil {
+		if err := running.Wait(); err != nil {
 			t.Error(err)
 		}
 		if err := store.Close(); err != nil {
@@ -119,11 +136,32 @@ func newWorld(t *testing.T, o worldOptions) *world {
 }
 
 // testLog makes what the API logs as an error visible in the test.
-type testLog struct{ t *testing.T }
+type testLog struct{ w *world }
 
 func (l testLog) Write(b []byte) (int, error) {
-	l.t.Log(strings.TrimSpace(string(b)))
+	l.w.t.Log(strings.TrimSpace(string(b)))
 	return len(b), nil
+}
+
+func placeID(body any) string {
+	if c, ok := body.(*order.PlaceOrder); ok {
+		return c.ID
+	}
+	return ""
+}
+
+func returnID(body any) string {
+	if c, ok := body.(*order.RecordReturn); ok {
+		return c.ID
+	}
+	return ""
+}
+
+func (w *world) model(name string) millrace.ReadModel {
+	if w.real != nil {
+		return w.real.Model(name)
+	}
+	return w.models[name]
 }
 
 func (w *world) resources() []httpapi.Resource {
@@ -135,18 +173,20 @@ func (w *world) resources() []httpapi.Resource {
 	return []httpapi.Resource{
 		{
 			Name: "orders", Category: order.CategoryOrder, Create: "PlaceOrder", Patch: "ChangeOrder", Events: true,
-			CreateID: func(body any) string { return body.(*order.PlaceOrder).ID },
+			CreateID: placeID,
 			Verbs: []httpapi.Verb{
 				{"confirm", "ConfirmOrder"}, {"cancel", "CancelOrder"}, {"pay", "MarkOrderPaid"}, {"pack", "PackOrder"},
 				{"ship", "ShipOrder"}, {"deliver", "DeliverOrder"}, {"return", "ReturnOrder"},
 			},
-			Model: w.models[order.ProjectionOrders], Table: order.OrdersTable.Table, Represent: represent,
+			Model: w.model(order.ProjectionOrders), Table: order.OrdersTable.Table, Represent: represent,
 			List: &httpapi.List{
 				Filters: []httpapi.Filter{{Param: "customer_id"}, {Param: "status", Values: statuses}},
 				Orders: []httpapi.Order{
 					{Index: order.OrdersByCustomer, Equal: []string{"customer_id"}, Sort: "placed_at", Times: true},
 					{Index: order.OrdersByStatus, Equal: []string{"status"}, Sort: "placed_at", Times: true},
 					{Index: order.OrdersByPlacedAt, Sort: "placed_at", Times: true},
+					{Index: order.OrdersByCustomer, Sort: "customer_id"},
+					{Index: order.OrdersByStatus, Sort: "status"},
 				},
 				DefaultSort: "-placed_at",
 			},
@@ -157,13 +197,13 @@ func (w *world) resources() []httpapi.Resource {
 				{"receive", "ReceiveStock"}, {"adjust", "AdjustStock"}, {"reserve", "ReserveStock"},
 				{"release", "ReleaseStock"}, {"commit", "CommitStock"},
 			},
-			Model: w.models[order.ProjectionStock], Table: order.LevelsTable.Table, Represent: represent,
+			Model: w.model(order.ProjectionStock), Table: order.LevelsTable.Table, Represent: represent,
 			List: &httpapi.List{Orders: []httpapi.Order{{Index: order.LevelsBySKU, Sort: "sku"}}, DefaultSort: "sku"},
 		},
 		{
 			Name: "returns", Category: order.CategoryReturn, Create: "RecordReturn", Events: true,
-			CreateID: func(body any) string { return body.(*order.RecordReturn).ID },
-			Model:    w.models[order.ProjectionReturns], Table: order.ReturnsTable.Table, Represent: represent,
+			CreateID: returnID,
+			Model:    w.model(order.ProjectionReturns), Table: order.ReturnsTable.Table, Represent: represent,
 			List: &httpapi.List{
 				Filters: []httpapi.Filter{{Param: "customer_id"}},
 				Orders: []httpapi.Order{
@@ -182,13 +222,39 @@ type answer struct {
 	body []byte
 }
 
-func (a *answer) json(t *testing.T) map[string]any {
+func (a *answer) json(t testing.TB) map[string]any {
 	t.Helper()
 	var v map[string]any
 	if err := jsonx.Unmarshal(a.body, &v); err != nil {
 		t.Fatalf("%d %s: %v", a.StatusCode, a.body, err)
 	}
 	return v
+}
+
+// as is a checked type assertion.
+func as[T any](t testing.TB, v any) T {
+	t.Helper()
+	x, ok := v.(T)
+	if !ok {
+		t.Fatalf("%v is a %T, want a %T", v, v, x)
+	}
+	return x
+}
+
+// items are the items of a page.
+func (a *answer) items(t testing.TB) []map[string]any {
+	t.Helper()
+	var out []map[string]any
+	for _, item := range as[[]any](t, a.json(t)["items"]) {
+		out = append(out, as[map[string]any](t, item))
+	}
+	return out
+}
+
+// text is a member that is a string.
+func (a *answer) text(t testing.TB, name string) string {
+	t.Helper()
+	return as[string](t, a.json(t)[name])
 }
 
 // do sends a request. Headers are "Name: value". Every answer must be as the document says, and so must every request
@@ -246,7 +312,7 @@ type contract struct {
 	router routers.Router
 }
 
-var theContract = func() func(*testing.T) *contract {
+var theContract = func() func(testing.TB) *contract {
 	load := sync.OnceValues(func() (*contract, error) {
 		text := func(body io.Reader, _ http.Header, _ *openapi3.SchemaRef, _ openapi3filter.EncodingFn) (any, error) {
 			b, err := io.ReadAll(body)
@@ -266,7 +332,7 @@ var theContract = func() func(*testing.T) *contract {
 		router, err := legacy.NewRouter(doc)
 		return &contract{doc, router}, err
 	})
-	return func(t *testing.T) *contract {
+	return func(t testing.TB) *contract {
 		t.Helper()
 		c, err := load()
 		if err != nil {

@@ -14,9 +14,8 @@ import (
 // listing is a List with what is worked out once.
 type listing struct {
 	*List
-	res    *resource
-	params []string
-	// fixed are the members of each filter that is not led by an index, as they are compared.
+	res     *resource
+	params  []string
 	timeKey func(time.Time) string
 }
 

@@ -39,8 +39,8 @@ func (w *world) ids(path string) []string {
 		}
 		a := w.want(200, "GET", path, "")
 		v := a.json(w.t)
-		for _, item := range v["items"].([]any) {
-			out = append(out, item.(map[string]any)["id"].(string))
+		for _, item := range a.items(w.t) {
+			out = append(out, as[string](w.t, item["id"]))
 		}
 		path = ""
 		if link := a.Header.Get("Link"); link != "" {
@@ -69,8 +69,13 @@ func pick(descending bool, keep func(i int) bool) []string {
 	return out
 }
 
-func TestListOrders(t *testing.T) {
-	w := newWorld(t, worldOptions{})
+func TestListOrders(t *testing.T) { listOrders(t, newWorld(t, worldOptions{})) }
+
+// TestListOrdersForReal reads the same from the read models that the program has, which follow by themselves.
+func TestListOrdersForReal(t *testing.T) { listOrders(t, newWorld(t, worldOptions{real: true})) }
+
+func listOrders(t *testing.T, w *world) {
+	t.Helper()
 	seen := shop(w)
 	for _, c := range []struct {
 		query string
@@ -94,6 +99,7 @@ func TestListOrders(t *testing.T) {
 		{"customer_id=c-99", []string{}},
 		{"customer_id=c-", []string{}},
 		{"customer_id=c-1&limit=10", pick(true, func(i int) bool { return i%3 == 1 })},
+		{"sort=-status&limit=7&customer_id=c-0", append(pick(true, func(i int) bool { return i%3 == 0 && i%5 != 0 }), "o15", "o00")},
 	} {
 		if diff := cmp.Diff(c.want, w.ids("/v1/orders?min_cursor="+seen+"&"+c.query)); diff != "" {
 			t.Errorf("%s: %s", c.query, diff)
@@ -107,7 +113,7 @@ func TestListOrders(t *testing.T) {
 func TestListParameters(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	seen := shop(w)
-	next := w.want(200, "GET", "/v1/orders?limit=2&customer_id=c-1&min_cursor="+seen, "").json(t)["next_cursor"].(string)
+	next := w.want(200, "GET", "/v1/orders?limit=2&customer_id=c-1&min_cursor="+seen, "").text(t, "next_cursor")
 	w.want(200, "GET", "/v1/orders?limit=7&customer_id=c-1&cursor="+next, "") // the limit may change
 	for query, code := range map[string]string{
 		"limit=0": "invalid_parameter", "limit=501": "invalid_parameter", "limit=x": "invalid_parameter", "limit=1&limit=2": "invalid_parameter",
@@ -125,7 +131,7 @@ func TestListParameters(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"/v1/orders/o01?versoin=1", "/v1/orders/o01?version=0", "/v1/orders/o01?version=x", "/v1/orders/o01?version=1&at=2011-01-01T00:00:00Z",
+		"/v1/orders/o01?vresion=1", "/v1/orders/o01?version=0", "/v1/orders/o01?version=x", "/v1/orders/o01?version=1&at=2011-01-01T00:00:00Z",
 		"/v1/orders/o01?at=2011-01-01", "/v1/orders/o01/events?version=1", "/v1/commands/x?wait=1", "/v1/order-totals?day=1",
 		"/v1/projections?x=1", "/v1/stock?from=2011-01-01",
 	} {
@@ -147,7 +153,7 @@ func TestEventPages(t *testing.T) {
 	if diff := cmp.Diff([]string{"stock-a/1", "stock-a/2", "stock-a/3", "stock-a/4", "stock-a/5", "stock-a/6", "stock-a/7"}, w.ids("/v1/stock/a/events?limit=3")); diff != "" {
 		t.Error(diff)
 	}
-	next := w.want(200, "GET", "/v1/stock/a/events?limit=3", "").json(t)["next_cursor"].(string)
+	next := w.want(200, "GET", "/v1/stock/a/events?limit=3", "").text(t, "next_cursor")
 	if a := w.want(400, "GET", "/v1/stock/b/events?cursor="+next, ""); a.json(t)["code"] != "invalid_cursor" {
 		t.Errorf("%s", a.body)
 	}
@@ -159,30 +165,33 @@ func TestListStock(t *testing.T) {
 		w.want(200, "POST", "/v1/stock/"+sku+"/receive", `{"quantity":1}`, wait)
 	}
 	a := w.want(200, "GET", "/v1/stock?limit=2&min_cursor="+w.store.Head().String(), "")
-	if items := a.json(t)["items"].([]any); len(items) != 2 || items[0].(map[string]any)["sku"] != "a" {
+	if items := a.items(t); len(items) != 2 || items[0]["sku"] != "a" {
 		t.Errorf("%s", a.body)
 	}
 }
 
-func TestOrderTotals(t *testing.T) {
-	w := newWorld(t, worldOptions{})
-	seen := shop(w)
+func TestOrderTotals(t *testing.T)        { orderTotals(t, newWorld(t, worldOptions{})) }
+func TestOrderTotalsForReal(t *testing.T) { orderTotals(t, newWorld(t, worldOptions{real: true})) }
+
+func orderTotals(t *testing.T, w *world) {
+	t.Helper()
+	shop(w)
 	for range 3 { // a second day-status pair with orders in several partitions
 		w.want(201, "POST", "/v1/orders", `{"placed_at":"2011-06-30T23:59:59Z","currency":"GBP","lines":[{"sku":"a","quantity":1,"unit_price":"0.01"}]}`, wait)
 	}
-	seen = w.store.Head().String()
-	items := w.want(200, "GET", "/v1/order-totals?from=2011-06-30&min_cursor="+seen, "").json(t)["items"].([]any)
-	want := []any{map[string]any{
+	seen := w.store.Head().String()
+	items := w.want(200, "GET", "/v1/order-totals?from=2011-06-30&min_cursor="+seen, "").items(t)
+	want := []map[string]any{{
 		"day": "2011-06-30", "status": "placed", "currency": "GBP", "orders": 4.0, "units": 33.0, "amount": "45.03",
 	}}
 	if diff := cmp.Diff(want, items); diff != "" {
 		t.Error(diff)
 	}
-	all := w.want(200, "GET", "/v1/order-totals", "").json(t)["items"].([]any)
-	if len(all) != 30 || all[0].(map[string]any)["status"] != "confirmed" {
+	all := w.want(200, "GET", "/v1/order-totals", "").items(t)
+	if len(all) != 30 || all[0]["status"] != "confirmed" {
 		t.Errorf("%d rows, first %v", len(all), all[0])
 	}
-	if n := len(w.want(200, "GET", "/v1/order-totals?from=2011-06-02&to=2011-06-04", "").json(t)["items"].([]any)); n != 3 {
+	if n := len(w.want(200, "GET", "/v1/order-totals?from=2011-06-02&to=2011-06-04", "").items(t)); n != 3 {
 		t.Errorf("three days have %d rows", n)
 	}
 }
@@ -230,8 +239,8 @@ func TestMinCursor(t *testing.T) {
 
 func TestProjections(t *testing.T) {
 	w := newWorld(t, worldOptions{})
-	all := w.want(200, "GET", "/v1/projections", "").json(t)["items"].([]any)
-	if len(all) != 4 || all[0].(map[string]any)["name"] != "orders" {
+	all := w.want(200, "GET", "/v1/projections", "").items(t)
+	if len(all) != 4 || all[0]["name"] != "orders" {
 		t.Errorf("%v", all)
 	}
 	w.want(200, "GET", "/v1/projections/stock", "")

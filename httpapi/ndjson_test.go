@@ -87,8 +87,8 @@ func TestLines(t *testing.T) {
 	if diff := cmp.Diff(want, lines(t, a.body)); diff != "" {
 		t.Errorf("%s\n%s", diff, a.body)
 	}
-	events := w.want(200, "GET", "/v1/orders/1/events", "").json(t)["items"].([]any)
-	if last := events[2].(map[string]any); last["type"] != "OrderPacked" || last["correlation_id"] != "story" {
+	events := w.want(200, "GET", "/v1/orders/1/events", "").items(t)
+	if last := events[2]; last["type"] != "OrderPacked" || last["correlation_id"] != "story" {
 		t.Errorf("%v", last)
 	}
 
@@ -123,7 +123,7 @@ func TestLinesOneByOne(t *testing.T) {
 	}
 	answered := make(chan result, 1)
 	go func() {
-		resp, err := w.server.Client().Do(req)
+		resp, err := w.server.Client().Do(req) //nolint:bodyclose // whoever takes the result closes it
 		answered <- result{resp, err}
 	}()
 	var answers *bufio.Reader

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"strings"
 
 	"github.com/millrace-io/millrace"
 )
@@ -48,7 +49,7 @@ func (s *sealer) seal(query string, payload []byte) string {
 
 // open returns what seal was given for the same query.
 func (s *sealer) open(query, token string) ([]byte, bool) {
-	if len(token) > maxPageCursor {
+	if len(token) > maxPageCursor || strings.ContainsAny(token, "\r\n") { // which the decoder would pass over
 		return nil, false
 	}
 	buf, err := base64.RawURLEncoding.Strict().DecodeString(token)
@@ -81,10 +82,13 @@ func (s *sealer) openPlace(query, token string) (*millrace.Place, bool) {
 	}
 	buf = buf[n:]
 	size, n := binary.Uvarint(buf)
-	if n <= 0 || size > uint64(len(buf)-n) {
+	if n <= 0 {
 		return nil, false
 	}
 	buf = buf[n:]
+	if size > uint64(len(buf)) {
+		return nil, false
+	}
 	return &millrace.Place{Key: string(buf[:size]), Partition: int(partition), ID: string(buf[size:])}, true
 }
 

@@ -10,11 +10,11 @@ func dayKey(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 
 // addDay sums the days of several partitions.
 func addDay(row, doc any) any {
-	d := doc.(*order.Day)
-	if row == nil {
+	d, _ := doc.(*order.Day)
+	sum, ok := row.(*order.Day)
+	if !ok {
 		return d
 	}
-	sum := row.(*order.Day)
 	sum.Orders += d.Orders
 	sum.Units += d.Units
 	sum.Amount = sum.Amount.Plus(d.Amount)

@@ -85,7 +85,9 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o *ServeOptions
 	if err != nil {
 		err = errors.Join(fmt.Errorf("stop serving %s: requests under way did not finish: %w", ln.Addr(), err), s.Close())
 	}
-	<-served
+	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, end)
+	}
 	return err
 }
 

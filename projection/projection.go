@@ -8,6 +8,7 @@ package projection
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -340,12 +341,21 @@ func (m *Model) compare(ctx context.Context, a, b uint64) (*bool, error) {
 // digest is a hash over all documents of a generation, with their keys, in the order of partition and id.
 func (m *Model) digest(ctx context.Context, generation uint64) (string, error) {
 	h := sha256.New()
+	var buf []byte
+	field := func(b string) { buf = append(binary.AppendUvarint(buf, uint64(len(b))), b...) }
 	for _, t := range m.p.Tables {
 		for d, err := range m.s.store.Documents(ctx, millrace.Query{Collection: m.collection(generation, t), Index: -1, Partition: -1}) {
 			if err != nil {
 				return "", err
 			}
-			_, _ = fmt.Fprintf(h, "%s %d %q %q %q\n", t.Name, d.Partition, d.ID, d.Keys, d.Data) // a hash never fails
+			buf = binary.AppendUvarint(buf[:0], uint64(d.Partition)) //nolint:gosec // not negative
+			field(t.Name)
+			field(d.ID)
+			for _, k := range d.Keys {
+				field(k)
+			}
+			field(string(d.Data))
+			_, _ = h.Write(buf) // a hash never fails
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil

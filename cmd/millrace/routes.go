@@ -48,7 +48,7 @@ func (n *node) resources() []httpapi.Resource {
 			},
 		},
 		{
-			Name: "stock", Category: order.CategoryStock, IDName: "sku",
+			Name: "stock", Category: order.CategoryStock, IDName: "sku", Events: true,
 			Verbs: []httpapi.Verb{
 				{Name: "receive", Command: "ReceiveStock"}, {Name: "adjust", Command: "AdjustStock"}, {Name: "reserve", Command: "ReserveStock"},
 				{Name: "release", Command: "ReleaseStock"}, {Name: "commit", Command: "CommitStock"},
@@ -57,7 +57,7 @@ func (n *node) resources() []httpapi.Resource {
 			List: &httpapi.List{Orders: []httpapi.Order{{Index: order.LevelsBySKU, Sort: "sku"}}, DefaultSort: "sku"},
 		},
 		{
-			Name: "returns", Category: order.CategoryReturn,
+			Name: "returns", Category: order.CategoryReturn, Events: true,
 			Create: "RecordReturn",
 			CreateID: func(body any) string {
 				if c, ok := body.(*order.RecordReturn); ok {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-
-	"github.com/millrace-io/millrace/internal/jsonx"
 )
 
 // Document is one JSON document of a collection. Documents are views: they follow from facts and can be deleted and
@@ -104,13 +102,7 @@ type TableOf[T any] struct{ *Table }
 func NewTable[T any](name string, indexes []string, keys func(*T) []string) TableOf[T] {
 	return TableOf[T]{&Table{
 		Name: name, Indexes: indexes,
-		decode: func(data []byte) (any, error) {
-			v := new(T)
-			if err := jsonx.Unmarshal(data, v); err != nil {
-				return nil, err
-			}
-			return v, nil
-		},
+		decode: func(data []byte) (any, error) { return decodeBody[T](data) },
 		keys: func(v any) []string {
 			if keys == nil {
 				return nil

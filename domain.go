@@ -20,13 +20,22 @@ type Message struct {
 
 // MessageOf declares a message whose body is a *T.
 func MessageOf[T any](name string) Message {
-	return Message{Name: name, typ: reflect.TypeFor[*T](), decode: func(data []byte) (any, error) {
-		v := new(T)
-		if err := jsonx.Unmarshal(data, v); err != nil {
-			return nil, err
+	return Message{Name: name, typ: reflect.TypeFor[*T](), decode: func(data []byte) (any, error) { return decodeBody[T](data) }}
+}
+
+// decodeBody reads a *T, by its own decoder where it has one and that one knows the form.
+func decodeBody[T any](data []byte) (any, error) {
+	v := new(T)
+	if d, ok := any(v).(Decoder); ok {
+		if d.DecodeJSON(data) {
+			return v, nil
 		}
-		return v, nil
-	}}
+		v = new(T) // the decoder may have got half-way
+	}
+	if err := jsonx.Unmarshal(data, v); err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // Validator is implemented by command bodies that have more to say about their form than their Go type does.
@@ -43,6 +52,11 @@ func (e *FormError) Error() string { return "the body has the wrong form" }
 
 // Unwrap makes a FormError an [ErrInvalid].
 func (e *FormError) Unwrap() error { return ErrInvalid }
+
+// Decoder is implemented by bodies that read their own JSON in the form in which it mostly comes. DecodeJSON returns
+// false for every other form, valid or not, which is then read in the general way; what it accepts, it must read
+// exactly as the general way would, and what that would refuse it must not accept.
+type Decoder interface{ DecodeJSON(data []byte) bool }
 
 // Upcaster turns the body of an old event type into the type and body that follow it. It is pure.
 type Upcaster func(data []byte) (newType string, newData []byte, err error)

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -165,12 +166,12 @@ func startMeter() meter {
 	return meter{began: time.Now(), cpu: cpuTime()}
 }
 
-// startProfiled is startMeter with the profile that was asked for.
-func (o *benchOptions) startProfiled() (meter, error) {
+// startProfiled is startMeter with the profile that was asked for. A bench of several parts names them.
+func (o *benchOptions) startProfiled(part ...string) (meter, error) {
 	if o.profile == "" {
 		return startMeter(), nil
 	}
-	f, err := os.Create(o.profile)
+	f, err := os.Create(o.profile + strings.Join(part, ""))
 	if err != nil {
 		return meter{}, err
 	}

@@ -61,7 +61,7 @@ func benchDecide(ctx context.Context, o *benchOptions) ([]result, error) {
 	err = withProcessor(ctx, o, func(p *command.Processor, size func() int64) error {
 		before := size()
 		var lat latencies
-		m, err := o.startProfiled()
+		m, err := o.startProfiled("-batch")
 		if err != nil {
 			return err
 		}

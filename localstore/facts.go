@@ -16,8 +16,12 @@ import (
 const feedEvents = 2048
 
 func (d *driver) lookup(id string) (commandEntry, bool, error) {
-	var buf [64]byte
-	v, closer, err := d.db.Get(commandKey(buf[:0], id))
+	var buf [128]byte
+	key := commandKey(buf[:0], id)
+	if d.known.absent(key) {
+		return commandEntry{}, false, nil
+	}
+	v, closer, err := d.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return commandEntry{}, false, nil
 	}
@@ -142,7 +146,11 @@ func (d *driver) Version(_ context.Context, s millrace.Stream) (uint64, error) {
 	}
 	defer d.reads.leave()
 	var buf [128]byte
-	v, closer, err := d.db.Get(streamKey(buf[:0], s))
+	key := streamKey(buf[:0], s)
+	if d.known.absent(key) {
+		return 0, nil
+	}
+	v, closer, err := d.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, nil
 	}

@@ -18,7 +18,13 @@ func (s *partition) decideAll(ctx context.Context, items []*item) {
 	b := &millrace.Batch{Partition: s.index, Decisions: make([]millrace.Decision, 0, len(items))}
 	done := make([]*item, 0, len(items))
 	entries := make([]*entry, 0, len(items))
+	size := 0
 	for _, it := range items {
+		if size >= maxInFlightBytes {
+			s.send(b, done, entries)
+			b = &millrace.Batch{Partition: s.index}
+			done, entries, size = nil, nil, 0
+		}
 		d, e, ok := s.decide(ctx, it)
 		if !ok {
 			continue
@@ -28,11 +34,20 @@ func (s *partition) decideAll(ctx context.Context, items []*item) {
 		}
 		b.Decisions = append(b.Decisions, d)
 		done, entries = append(done, it), append(entries, e)
+		size += len(it.cmd.Data)
+		for i := range d.Events {
+			size += len(d.Events[i].Data)
+		}
 	}
+	s.send(b, done, entries)
+	s.mu.Lock()
+	s.working = nil
+	s.mu.Unlock()
+}
+
+// send hands what is decided to the store.
+func (s *partition) send(b *millrace.Batch, done []*item, entries []*entry) {
 	if len(done) == 0 {
-		s.mu.Lock()
-		s.working = nil
-		s.mu.Unlock()
 		return
 	}
 	// Whoever wins takes the command to the disk: this commit, or the rescue that came first. A rescue holds the
@@ -41,7 +56,6 @@ func (s *partition) decideAll(ctx context.Context, items []*item) {
 	for i, it := range done {
 		b.Decisions[i].Fresh = it.kept.CompareAndSwap(fresh, withFate)
 	}
-	s.working = nil
 	s.mu.Unlock()
 	s.commit(b, done, entries)
 }
@@ -229,12 +243,13 @@ func run(e *entry, it *item) (events []millrace.NewEvent, state any, refusal *mi
 	if len(decided) > 0 {
 		events = make([]millrace.NewEvent, len(decided))
 	}
+	size := 0
 	for i, body := range decided {
 		if events[i], err = e.category.EncodeEvent(body); err != nil {
 			return nil, nil, nil, err
 		}
-		if len(events[i].Data) > maxEventData {
-			return nil, nil, nil, fmt.Errorf("event %s takes %d bytes, the most are %d", events[i].Type, len(events[i].Data), maxEventData)
+		if size += len(events[i].Data); size > maxEventData {
+			return nil, nil, nil, fmt.Errorf("the decision's events take more than %d bytes", maxEventData)
 		}
 		state = e.category.Evolve(state, body)
 	}

@@ -34,6 +34,7 @@ type item struct {
 	outcome millrace.Outcome
 
 	loaded   bool // the loop has it; guarded by the partition's lock
+	admitted bool // it came through the queue and counts there
 	attempts int
 	waiters  int  // guarded by the flight's shard
 	held     bool // by the loop; guarded by the flight's shard
@@ -72,10 +73,11 @@ func (it *item) doneIs(o *millrace.Outcome) {
 	}
 }
 
-// receipt is the proof for a caller whose command is on disk.
+// receipt is the proof for a caller whose command is on disk. An item that is in the flight only because somebody waits
+// may be gone when that somebody is, so whoever meets it there waits for himself.
 func (it *item) receipt(replayed bool) *millrace.Receipt {
 	var w millrace.Waiter = it
-	if it.forgotten {
+	if it.forgotten || it.kept.Load() == fromStore && !it.isDone.Load() {
 		w = &absent{p: it.p, id: it.cmd.ID}
 	}
 	return millrace.NewPendingReceipt(it.cmd.ID, it.cmd.Stream, replayed, w)
@@ -162,18 +164,35 @@ func (f *flight) enter(it *item) (other *item) {
 	return other
 }
 
-// wait puts an item in, or finds the one that has its id, for somebody who waits.
+// wait puts an item in, or finds the one that has its id, for somebody who waits. The command is in the store, so an
+// item that is still fresh is a further submission that is being looked up: it will find out, and nobody may lean on it.
 func (f *flight) wait(it *item) *item {
 	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other := s.items[it.cmd.ID]; other != nil {
+	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh {
 		it = other
 	} else {
 		s.items[it.cmd.ID] = it
 	}
 	it.waiters++
 	return it
+}
+
+// forget takes an item out whose command is in the store undecided, but for one that the loop has found there already,
+// or that somebody waits on. It says whether it is out.
+func (f *flight) forget(it *item) bool {
+	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	it.kept.Store(fromStore)
+	if s.items[it.cmd.ID] == it {
+		if it.held || it.waiters > 0 {
+			return false
+		}
+		delete(s.items, it.cmd.ID)
+	}
+	return true
 }
 
 // unwait takes an item out again that was only there for those who waited.
@@ -187,11 +206,12 @@ func (f *flight) unwait(it *item) {
 }
 
 // hold finds the item of an undecided command of the store, or puts one in, for the loop: it stays until it is settled.
+// As in wait, a fresh item is a further submission; deciding that one would write the command a second time.
 func (f *flight) hold(it *item) *item {
 	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other := s.items[it.cmd.ID]; other != nil {
+	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh {
 		it = other
 	} else {
 		s.items[it.cmd.ID] = it
@@ -210,14 +230,15 @@ func (f *flight) leave(it *item) {
 	}
 }
 
-// all calls f for everything in flight.
-func (f *flight) all(each func(*item)) {
+// drain takes everything out.
+func (f *flight) drain(each func(*item)) {
 	for i := range f.shards {
 		s := &f.shards[i]
 		s.mu.Lock()
 		for _, it := range s.items {
 			each(it)
 		}
+		clear(s.items)
 		s.mu.Unlock()
 	}
 }
@@ -303,11 +324,23 @@ func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, r
 	}
 	it = p.newItem(c, c.Fingerprint(), now)
 	it.map_(p.registry)
-	if other := p.flight.enter(it); other != nil {
-		if other.fp != it.fp {
+	for {
+		other := p.flight.enter(it)
+		if other == nil {
+			break
+		}
+		if other.fp == it.fp {
+			return other, true, nil
+		}
+		// The other one has the id only if it is kept: it may be the one that is refused.
+		select {
+		case <-other.stored:
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+		if other.err == nil {
 			return nil, false, millrace.ErrKeyReused
 		}
-		return other, true, nil
 	}
 	o, err := p.store.Lookup(ctx, c.ID)
 	switch {
@@ -372,11 +405,12 @@ func (p *Processor) known(it *item, o millrace.Outcome) (*item, bool, error) {
 	if o.Fingerprint != it.fp {
 		return nil, false, p.giveUp(it, millrace.ErrKeyReused)
 	}
-	it.kept.Store(fromStore)
-	it.forgotten = !o.Done()
-	p.flight.leave(it)
 	if o.Done() {
+		it.kept.Store(fromStore)
+		p.flight.leave(it)
 		it.doneIs(&o)
+	} else {
+		it.forgotten = p.flight.forget(it)
 	}
 	it.storedIs(nil)
 	return it, true, nil

@@ -61,7 +61,8 @@ const (
 	maxQueueBytes = 16 << 20
 	// maxEvents bounds the events of one decision: they share a commit, and a reader must take them together.
 	maxEvents = 1000
-	// maxEventData bounds one event's body: an order of the most lines with its totals.
+	// maxEventData bounds the bodies of one decision's events together: an order of the most lines with its totals. They
+	// must fit into one commit with the command, and what does not would stop the partition each time it is tried.
 	maxEventData = 4 << 20
 	// stuckAfter is how long a command may wait for its loop before it is kept without its decision. A loop that keeps up
 	// takes well under a millisecond.

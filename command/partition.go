@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-io/millrace"
@@ -22,13 +23,15 @@ type partition struct {
 	// working are the items the loop has taken and not committed yet; rescue looks at them too.
 	working []*item
 	// behind: undecided commands are in the store that the loop does not have. New ones are then kept alone, behind them.
-	behind bool
-	// alone counts acceptances on their way to the disk, behind the back of the loop.
-	alone    int
+	behind   bool
 	inFlight int // decisions on their way to the disk
 	bytes    int // of their commands
 	closed   bool
-	failed   error
+
+	// alone counts acceptances on their way to the disk, behind the back of the loop. It and failed are no concern of
+	// mu: a store that refuses at once calls back while mu is held. Only who holds mu counts up.
+	alone  atomic.Int64
+	failed atomic.Pointer[error]
 
 	// The loop's own: streams that wait for another attempt, in the order of their items.
 	blocked map[millrace.Stream]*blocked
@@ -78,7 +81,7 @@ func (s *partition) put(it *item) {
 		s.keep(it, false)
 		s.mu.Unlock()
 	default:
-		it.loaded = true
+		it.loaded, it.admitted = true, true
 		s.queue = append(s.queue, it)
 		first := len(s.queue) == 1
 		s.mu.Unlock()
@@ -91,20 +94,33 @@ func (s *partition) put(it *item) {
 // keep makes a command durable without its decision; s.mu is held, so that a decision of it comes later. The item
 // stays with the loop where the loop has it, else the loop will find it in the store.
 func (s *partition) keep(it *item, loopHasIt bool) {
-	s.alone++
+	s.alone.Add(1)
 	b := &millrace.Batch{Partition: s.index, Accepted: []millrace.AcceptedCommand{{Command: &it.cmd, Fingerprint: it.fp}}}
 	s.p.store.Commit(b, func(err error) {
+		if err != nil {
+			s.fail(err)
+		}
 		if !loopHasIt {
-			it.forgotten = true
-			s.p.flight.leave(it)
 			s.p.release(1, len(it.cmd.Data))
+			if err != nil {
+				s.p.flight.leave(it)
+				it.doneIs(nil)
+			} else {
+				// The loop may have found it in the store before us.
+				it.forgotten = s.p.flight.forget(it)
+			}
 		}
 		it.storedIs(err)
-		s.mu.Lock()
-		s.alone--
-		s.mu.Unlock()
+		s.alone.Add(-1)
 		s.signal()
 	})
+}
+
+// fail remembers the first fault of the store that it cannot recover from; the loop ends with it.
+func (s *partition) fail(err error) {
+	if !errors.Is(err, millrace.ErrClosed) {
+		s.failed.CompareAndSwap(nil, &err)
+	}
 }
 
 // rescue keeps commands alone that came before a time and have not been decided.
@@ -153,7 +169,7 @@ func (s *partition) finish() {
 	for {
 		s.mu.Lock()
 		s.closed = true
-		n := s.inFlight + s.alone
+		n := s.inFlight + int(s.alone.Load())
 		s.mu.Unlock()
 		if n == 0 {
 			return
@@ -164,6 +180,14 @@ func (s *partition) finish() {
 
 // take hands the loop what waits: new commands and those whose time for another attempt has come.
 func (s *partition) take() (items []*item, behind bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.failed.Load(); err != nil {
+		return nil, false, *err
+	}
+	if s.full() {
+		return nil, s.behind, nil
+	}
 	now := s.p.o.Now()
 	for _, b := range s.blocked {
 		if !b.next.After(now) {
@@ -171,14 +195,6 @@ func (s *partition) take() (items []*item, behind bool, err error) {
 			s.waiting -= len(b.items)
 			b.items = nil
 		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failed != nil {
-		return nil, false, s.failed
-	}
-	if s.full() {
-		return nil, s.behind, nil
 	}
 	n := min(len(s.queue), s.p.o.MaxBatch)
 	if items == nil {
@@ -212,8 +228,11 @@ func (s *partition) sleep(ctx context.Context, behind bool) bool {
 	return true
 }
 
-// nextTry is when the loop must look again by itself.
+// nextTry is when the loop must look again by itself. While no more may be on its way to the disk, the disk wakes it.
 func (s *partition) nextTry(behind bool) (time.Duration, bool) {
+	if !s.roomInFlight() {
+		return 0, false
+	}
 	wait, ok := time.Duration(0), false
 	if behind {
 		wait, ok = firstRetry, true
@@ -261,7 +280,7 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 	// Nothing was left when we looked. If nothing has been accepted alone since, nothing is left now.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.alone > 0 {
+	if s.alone.Load() > 0 {
 		return false, nil
 	}
 	for it, err := range s.undecided(ctx) {
@@ -283,13 +302,13 @@ func (s *partition) maxWaiting() int { return max(s.p.o.MaxQueue/len(s.p.parts),
 func (s *partition) settled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.inFlight == 0 && s.failed == nil
+	return s.inFlight == 0 && s.failed.Load() == nil
 }
 
 func (s *partition) roomInFlight() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.full() || s.failed != nil
+	return !s.full() || s.failed.Load() != nil
 }
 
 // full says whether enough is on its way to the disk; s.mu is held.
@@ -321,7 +340,10 @@ func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
 		size := 0
 		for it, err := range s.undecided(ctx) {
 			if err != nil {
-				yield(nil, err)
+				// What was read before is ours already: nobody would look at it again.
+				if len(page) == 0 || yield(page, nil) {
+					yield(nil, err)
+				}
 				return
 			}
 			s.mu.Lock()
@@ -331,8 +353,6 @@ func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
 			if had {
 				continue
 			}
-			s.p.inMemory.Add(1)
-			s.p.inBytes.Add(int64(len(it.cmd.Data)))
 			size += len(it.cmd.Data)
 			if it.cmd.Body == nil && it.failure == nil {
 				it.map_(s.p.registry)
@@ -352,15 +372,24 @@ func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
 
 // commit hands a batch to the store. The items are settled when it is durable, in the store's goroutine.
 func (s *partition) commit(b *millrace.Batch, items []*item, entries []*entry) {
-	size := 0
+	size, admitted, admittedSize := 0, 0, 0
 	for _, it := range items {
 		size += len(it.cmd.Data)
+		if it.admitted {
+			admitted++
+			admittedSize += len(it.cmd.Data)
+		}
 	}
 	s.mu.Lock()
 	s.inFlight += len(items)
 	s.bytes += size
 	s.mu.Unlock()
 	s.p.store.Commit(b, func(err error) {
+		if err != nil {
+			s.fail(err)
+		}
+		// Room comes first: who is told that his command is stored may send the next one.
+		s.p.release(admitted, admittedSize)
 		for i, it := range items {
 			if e := entries[i]; e != nil {
 				e.pins.Add(-1)
@@ -372,16 +401,12 @@ func (s *partition) commit(b *millrace.Batch, items []*item, entries []*entry) {
 			o := b.Decisions[i].Outcome(s.index)
 			s.p.settle(it, &o)
 		}
-		s.p.release(len(items), size)
 		s.p.o.Observer.Committed(len(items))
 		s.mu.Lock()
 		full := s.full()
 		s.inFlight -= len(items)
 		s.bytes -= size
-		if err != nil && s.failed == nil && !errors.Is(err, millrace.ErrClosed) {
-			s.failed = err
-		}
-		look := full || s.closed || s.behind || s.failed != nil
+		look := full || s.closed || s.behind || s.failed.Load() != nil
 		s.mu.Unlock()
 		if look {
 			s.signal()

@@ -18,7 +18,8 @@ type Processor struct {
 	loader   loader
 	flight   *flight
 	parts    []*partition
-	// inMemory and inBytes count commands in queues and loops, which MaxQueue and maxQueueBytes bound.
+	// inMemory and inBytes count the commands that came in and are neither decided nor left to the store, which
+	// MaxQueue and maxQueueBytes bound. A backlog that is read back does not count: it must not keep new ones out.
 	inMemory atomic.Int64
 	inBytes  atomic.Int64
 	closed   atomic.Bool
@@ -59,7 +60,7 @@ func (p *Processor) end() {
 	for _, part := range p.parts {
 		part.finish()
 	}
-	p.flight.all(func(it *item) {
+	p.flight.drain(func(it *item) {
 		it.storedIs(millrace.ErrClosed)
 		it.doneIs(nil)
 	})
@@ -83,7 +84,8 @@ func (p *Processor) rescue(ctx context.Context) error {
 	}
 }
 
-// Queued is how many commands are in memory on their way to a decision.
+// Queued is how many commands are in memory on their way to a decision, without those that were read back from a
+// backlog.
 func (p *Processor) Queued() int64 { return p.inMemory.Load() }
 
 // settle ends an item with its outcome.

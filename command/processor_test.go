@@ -9,48 +9,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-io/millrace"
-	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/feed"
-	"github.com/millrace-io/millrace/localstore"
 	"github.com/millrace-io/millrace/millracetest"
 )
 
-func registry(t testing.TB) *millrace.Registry {
-	t.Helper()
-	r, err := millrace.NewRegistry(millracetest.Tally())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func open(t testing.TB, fs vfs.FS) *millrace.Store {
-	t.Helper()
-	s, err := localstore.Open("data", &localstore.Options{FS: fs, SegmentSize: 1 << 20, Fatal: func(err error) { t.Error(err) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// start runs a processor until the returned function is called.
-func start(t testing.TB, s *millrace.Store, o *command.Options) (*command.Processor, func()) {
-	t.Helper()
-	p := command.New(s, registry(t), o)
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := p.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return p, func() { cancel(); wg.Wait() }
-}
-
-func add(id, stream string, n int) millrace.Command {
-	return millrace.Command{ID: id, Stream: millrace.NewStream("tally", stream), Type: "Add", Data: fmt.Appendf(nil, `{"n":%d}`, n)}
-}
-
+// TestSmoke runs the whole way once: commands in, decisions, a consumer, documents out.
 func TestSmoke(t *testing.T) {
 	s := open(t, vfs.NewMem())
 	p, stop := start(t, s, nil)

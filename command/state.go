@@ -53,7 +53,8 @@ func (l *loader) load(ctx context.Context, c *millrace.Category, s millrace.Stre
 		}
 		body, err := l.registry.Body(&e)
 		if err != nil {
-			return nil, 0, err
+			// Another try reads the same bytes.
+			return nil, 0, fmt.Errorf("%w: %w", millrace.ErrCorrupt, err)
 		}
 		state, version = c.Evolve(state, body), e.Version
 		if version == until {

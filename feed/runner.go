@@ -114,6 +114,8 @@ func (r *Runner) Run(ctx context.Context) error {
 			return fmt.Errorf("consumer %s: %w", r.c.Name, err)
 		}
 		workers[i] = w
+	}
+	for _, w := range workers {
 		g.Go(func() error { return w.run(gctx) })
 	}
 	g.Go(func() error {
@@ -296,18 +298,26 @@ func (w *worker) handleOne(ctx context.Context, one []millrace.Recorded) error {
 			return w.park(ctx, &one[0], hard.err, attempt)
 		}
 		w.r.o.Logger.Warn("an event failed and is tried again", "consumer", w.r.c.Name, "event", one[0].ID(), "attempt", attempt, "error", err)
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
 		wait = min(2*wait, maxBackoff)
 	}
 }
 
-// handlerError is a fault of the handler or of the event, as against one of the store.
+// pause waits, or returns ctx's error.
+func pause(ctx context.Context, wait time.Duration) error {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// handlerError is a fault of the handler, of the event or of a document, as against one of the store.
 type handlerError struct{ err error }
 
 func (e *handlerError) Error() string { return e.err.Error() }
@@ -440,6 +450,12 @@ func (w *worker) persist(ctx context.Context) error {
 		batches = append(batches, millrace.ViewBatch{Consumer: w.r.c.Name, Partition: p, Checkpoint: position})
 	}
 	if err := w.r.store.CommitViews(ctx, batches); err != nil {
+		// It is tried again a little later. Nobody may take it for a failure of the documents: they are committed, and
+		// their events must not be handled again.
+		if millrace.IsTransient(err) {
+			w.r.o.Logger.Warn("cannot write checkpoints, trying again", "consumer", w.r.c.Name, "error", err)
+			return nil
+		}
 		return err
 	}
 	clear(w.lazy)
@@ -463,14 +479,24 @@ var ParkedTable = millrace.NewTable[Parked](millrace.ParkedName, nil, nil)
 
 // park gives a stream up from an event on, together with the checkpoint that passes it.
 func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, attempts int) error {
-	v := w.view(ctx, e.Partition)
-	v.reset()
-	ParkedTable.Put(v, string(e.Stream), &Parked{
+	parked := &Parked{
 		Stream: string(e.Stream), Version: e.Version, Position: e.Position, Reason: millrace.ReasonHandler,
 		Error: cause.Error(), Attempts: attempts, Since: w.r.o.Now().UTC(),
-	})
-	if err := w.commit(ctx, [][]millrace.Recorded{{*e}}); err != nil {
-		return err
+	}
+	for wait := w.r.o.Backoff; ; wait = min(2*wait, maxBackoff) {
+		w.begin()
+		ParkedTable.Insert(w.view(ctx, e.Partition), string(e.Stream), parked)
+		err := w.commit(ctx, [][]millrace.Recorded{{*e}})
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || !millrace.IsTransient(err) {
+			return err
+		}
+		w.r.o.Logger.Warn("cannot park a stream, trying again", "consumer", w.r.c.Name, "stream", e.Stream, "error", err)
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
 	}
 	w.parked[e.Stream] = true
 	w.r.o.Logger.Error("a stream is parked", "consumer", w.r.c.Name, "stream", e.Stream, "version", e.Version, "error", cause)

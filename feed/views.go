@@ -57,11 +57,13 @@ func (d *doc) read(v *views) {
 	if errors.Is(err, millrace.ErrNotFound) {
 		return
 	}
-	if err == nil {
-		d.value, err = d.table.Decode(stored.Data)
-	}
 	if err != nil {
 		d.err = fmt.Errorf("read document of %s: %w", v.consumer.Name, err)
+		return
+	}
+	// Other code has written it, or a person: another try reads the same bytes, so the stream is parked.
+	if d.value, err = d.table.Decode(stored.Data); err != nil {
+		d.value, d.err = nil, &handlerError{fmt.Errorf("decode document of %s: %w", v.consumer.Name, err)}
 		return
 	}
 	if d.old = stored.Keys; d.old == nil {
@@ -108,11 +110,21 @@ func (v *views) puts() ([]millrace.Put, error) {
 		}}
 		if p.Delete = d.value == nil; !p.Delete {
 			var err error
-			if p.Data, p.Keys, err = d.table.Encode(d.value); err != nil {
-				return nil, err
+			if p.Data, p.Keys, err = encode(d); err != nil {
+				return nil, &handlerError{err}
 			}
 		}
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// encode encodes a document. Its keys are made by the handler's side; a panic there is an error like any other.
+func encode(d *doc) (data []byte, keys []string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("encode document: panic: %v", p)
+		}
+	}()
+	return d.table.Encode(d.value)
 }

@@ -109,10 +109,18 @@ func readAnchor(fs vfs.FS, path string) (a *anchor, damaged int, err error) {
 type anchorFile struct {
 	f       vfs.File
 	counter uint64
+	err     error // of a write that failed: the slot may be torn, so the other one must stay as it is
 }
 
 // write makes an anchor durable. A slot is chosen by the counter, so the newest one is never overwritten.
 func (w *anchorFile) write(a anchor) error {
+	if w.err == nil {
+		w.err = w.put(a)
+	}
+	return w.err
+}
+
+func (w *anchorFile) put(a anchor) error {
 	w.counter++
 	a.counter = w.counter
 	b := a.encode()

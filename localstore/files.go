@@ -100,8 +100,9 @@ func (s *segmentFiles) readRecord(at loc) (record, error) {
 	}
 	want := recordOverhead + int(uint32(b[0])|uint32(b[1])<<8|uint32(b[2])<<16|uint32(b[3])<<24)
 	if want > len(b) {
-		if int64(want) > maxSegmentSize {
-			return record{}, fmt.Errorf("%w: %s: impossible record length", millrace.ErrCorrupt, at)
+		// A damaged length must not decide how much memory is taken.
+		if int64(want) > f.size-at.offset() {
+			return record{}, fmt.Errorf("%w: %s: the file ends within the record", millrace.ErrCorrupt, at)
 		}
 		have := len(b)
 		b = append(b, make([]byte, want-have)...)
@@ -126,6 +127,9 @@ func (s *segmentFiles) readSpan(at loc, length int) ([]byte, error) {
 		return nil, err
 	}
 	defer s.release(f)
+	if int64(length) > f.size-at.offset() {
+		return nil, fmt.Errorf("%w: %s: the file ends within %d bytes", millrace.ErrCorrupt, at, length)
+	}
 	b := make([]byte, length)
 	if _, err := f.f.ReadAt(b, at.offset()); err != nil {
 		if errors.Is(err, io.EOF) {

@@ -191,6 +191,11 @@ func openIndex(dir string, o *Options, fatal func(error)) (*pebble.DB, error) {
 	}
 	po.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) { o.Logger.Error("pebble background error", "error", err) },
+		// By default Pebble ends the process here. Whoever reads gets the error too and knows more: at open, for instance,
+		// the index is made again from the journal.
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			o.Logger.Error("pebble found damage", "file", info.Path, "error", info.Details)
+		},
 	}
 	return openPebble(dir, po)
 }
@@ -252,6 +257,8 @@ func indexError(err error) error {
 // indexer turns batches of the journal into batches of the index. Recovery and the running store use it alike.
 type indexer struct {
 	db    *pebble.DB
+	files *segmentFiles
+	known *filter
 	state applied
 	heads []millrace.Head
 
@@ -268,8 +275,8 @@ type openSpan struct {
 	span
 }
 
-func newIndexer(db *pebble.DB, state applied, heads []millrace.Head) *indexer {
-	return &indexer{db: db, state: state, heads: heads, commands: map[string]loc{}, spans: map[millrace.Stream]openSpan{}}
+func newIndexer(db *pebble.DB, files *segmentFiles, known *filter, state applied, heads []millrace.Head) *indexer {
+	return &indexer{db: db, files: files, known: known, state: state, heads: heads, commands: map[string]loc{}, spans: map[millrace.Stream]openSpan{}}
 }
 
 func (x *indexer) begin() { x.batch = x.db.NewBatchWithSize(16 << 10) }
@@ -280,6 +287,7 @@ func (x *indexer) set(key, value []byte) error { return x.batch.Set(key, value, 
 func (x *indexer) accept(partition int, c *millrace.Command, fp millrace.Fingerprint, at loc) error {
 	e := commandEntry{status: millrace.StatusAccepted, partition: partition, fingerprint: fp, command: at}
 	x.key, x.val = commandKey(x.key[:0], c.ID), e.encode(x.val[:0])
+	x.known.add(x.key)
 	if err := x.set(x.key, x.val); err != nil {
 		return err
 	}
@@ -300,8 +308,16 @@ func (x *indexer) decide(partition int, d *millrace.Decision, command loc, at lo
 	}
 	e := commandEntry{status: d.Status, partition: partition, fingerprint: d.Fingerprint, command: command, decision: at}
 	x.key, x.val = commandKey(x.key[:0], id), e.encode(x.val[:0])
+	if d.Fresh {
+		x.known.add(x.key)
+	}
 	if err := x.set(x.key, x.val); err != nil {
 		return err
+	}
+	if d.Status == millrace.StatusDead {
+		if err := x.bury(partition, d, command); err != nil {
+			return err
+		}
 	}
 	n := uint64(len(d.Events))
 	x.heads[partition] = millrace.Head{Position: d.Position + n, Chain: d.Chain}
@@ -317,6 +333,27 @@ func (x *indexer) decide(partition int, d *millrace.Decision, command loc, at lo
 	sp.length = int(at-sp.at) + size //nolint:gosec // both lie in one batch
 	x.spans[d.Command.Stream] = sp
 	return nil
+}
+
+// bury writes the document of a dead letter. Read back from the journal, a decision does not bring its command along.
+func (x *indexer) bury(partition int, d *millrace.Decision, command loc) error {
+	if d.Command.Type == "" {
+		r, err := x.files.readRecord(command)
+		if err != nil {
+			return err
+		}
+		_, c, err := r.command()
+		if err != nil {
+			return err
+		}
+		d.Command = &c
+	}
+	doc, err := d.DeadLetter(partition)
+	if err != nil {
+		return err
+	}
+	x.key, x.val, err = put(x.batch, &millrace.Put{Document: doc}, x.key, x.val)
+	return err
 }
 
 // settle takes an accepted command off the pending ones and says where it stands.
@@ -349,6 +386,9 @@ func (x *indexer) flushSpans() error {
 			return err
 		}
 		x.key, x.val = streamKey(x.key[:0], stream), binary.AppendUvarint(x.val[:0], sp.last)
+		if sp.first == 1 {
+			x.known.add(x.key)
+		}
 		if err := x.set(x.key, x.val); err != nil {
 			return err
 		}

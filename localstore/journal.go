@@ -157,6 +157,9 @@ func (j *journal) check(b *millrace.Batch) error {
 	if b.Partition < 0 || b.Partition >= j.meta.Partitions {
 		return fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
 	}
+	if len(b.Decisions) == 0 {
+		return nil
+	}
 	head := j.queued[b.Partition]
 	for i := range b.Decisions {
 		d := &b.Decisions[i]

@@ -66,10 +66,8 @@ func listSegments(fs vfs.FS, dir string) ([]uint64, error) {
 func create(o *Options, root string) error {
 	fs := o.FS
 	dir := fs.PathJoin(root, journalDir)
-	for _, old := range []string{dir, fs.PathJoin(root, indexDir)} {
-		if err := fs.RemoveAll(old); err != nil {
-			return fmt.Errorf("remove an interrupted creation: %w", err)
-		}
+	if err := fs.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove an interrupted creation: %w", err)
 	}
 	if err := fs.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("create journal: %w", err)
@@ -174,7 +172,8 @@ func inspect(files *segmentFiles, segments []uint64, a *anchor, from loc, visit 
 	for {
 		b, err := s.next()
 		if err == nil {
-			if b.header.seq == a.seq && (b.next != a.chain || b.end != a.end) {
+			// Where it ends is not compared: the anchor's place may be behind the header of the next segment.
+			if b.header.seq == a.seq && b.next != a.chain {
 				return nil, fmt.Errorf("%w: %s: batch %d is not the one that the anchor knows", millrace.ErrCorrupt, b.at, a.seq)
 			}
 			if err := visit(&b); err != nil {
@@ -220,6 +219,8 @@ func inspect(files *segmentFiles, segments []uint64, a *anchor, from loc, visit 
 	case r.seq < a.seq:
 		return nil, fmt.Errorf("%w: %s: the journal ends with batch %d, but batch %d was acknowledged: %d batches are missing or damaged",
 			millrace.ErrCorrupt, r.end, r.seq, a.seq, a.seq-r.seq)
+	case r.seq == a.seq && r.chain != a.chain:
+		return nil, fmt.Errorf("%w: %s: batch %d is not the one that the anchor knows", millrace.ErrCorrupt, r.end, r.seq)
 	case a.clean && (r.seq != a.seq || r.torn):
 		return nil, fmt.Errorf("%w: %s: the store was closed at batch %d, but there is more in the journal", millrace.ErrCorrupt, r.end, a.seq)
 	}
@@ -277,7 +278,10 @@ func cutFile(f vfs.File, r *recovered) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("stat segment: %w", err)
 	}
-	buf := make([]byte, fillChunk)
+	var buf []byte
+	if r.torn {
+		buf = make([]byte, fillChunk)
+	}
 	for off := r.end.offset(); r.torn && off < st.Size(); {
 		n, err := f.ReadAt(buf[:min(st.Size()-off, fillChunk)], off)
 		if err != nil && !errors.Is(err, io.EOF) {

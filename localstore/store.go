@@ -25,13 +25,16 @@ type driver struct {
 
 	files *segmentFiles
 	db    *pebble.DB
+	known *filter
 	j     *journal
 
 	// applyCh carries durable batches from the writer to the indexer, so that the next sync need not wait for Pebble.
 	applyCh chan durable
 	x       *indexer // the applier's own
-	tail    tail
-	backlog atomic.Int64
+	// unflushed is how much journal the applier has indexed since it last made Pebble write its memory table.
+	unflushed int64
+	tail      tail
+	backlog   atomic.Int64
 
 	anchorMu sync.Mutex
 	anchor   *anchorFile
@@ -116,6 +119,12 @@ func (d *driver) loadAnchor() (*anchor, error) {
 		if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
 			return nil, lerr
 		}
+		// The index is made after the anchor, so where there is one the store was in use.
+		if _, serr := d.o.FS.Stat(d.path(indexDir)); serr == nil {
+			return nil, fmt.Errorf("%w: %s is missing, but there is an index: restore the file, or the whole folder from a backup", millrace.ErrCorrupt, anchorName)
+		} else if !errors.Is(serr, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for an index: %w", serr)
+		}
 		facts, herr := holdsFacts(d.o.FS, d.path(journalDir), segments)
 		if herr != nil {
 			return nil, herr
@@ -184,7 +193,10 @@ func (d *driver) openIndex(path string) (applied, error) {
 
 // recover reads the journal's newest part, brings the index up to it and checks that both agree.
 func (d *driver) recover(segments []uint64, a *anchor, state applied) (*recovered, error) {
-	d.x = newIndexer(d.db, state, nil)
+	d.known = newFilter(filterBytes)
+	// What the index lacks is added below; where that is everything, the filter knows everything.
+	d.known.ready.Store(state.seq == 0)
+	d.x = newIndexer(d.db, d.files, d.known, state, nil)
 	d.x.state.storeID = d.meta.ID
 	replayed := 0
 	visit := func(b *scanned) error {
@@ -290,8 +302,18 @@ func (d *driver) begin(r *recovered, segments []uint64, a *anchor) error {
 		d.wait.Go(func() { j.prepare(d.stop) })
 		d.wait.Go(d.keepAnchor)
 		d.wait.Go(d.watchDisk)
+		if !d.known.ready.Load() {
+			d.wait.Go(d.fillFilter)
+		}
 	}
 	return nil
+}
+
+// fillFilter makes the filter know an older store. Where it cannot, Pebble goes on answering, and says what is wrong.
+func (d *driver) fillFilter() {
+	if err := d.known.fill(d.db, d.stop); err != nil {
+		d.o.Logger.Warn("the filter of known ids cannot be filled", "error", err)
+	}
 }
 
 // fail is the end: nothing is acknowledged any more, and the owner is told.
@@ -347,10 +369,10 @@ func (b *durable) kept() []*request {
 // applied indexes one durable batch and makes it visible.
 func (d *driver) applied(b durable) error {
 	b.reqs = b.kept()
-	if len(b.reqs) == 0 {
+	x := d.x
+	if len(b.reqs) == 0 || b.seq == x.state.seq { // nothing was written: all were refused, or empty
 		return nil
 	}
-	x := d.x
 	x.begin()
 	events := 0
 	for _, r := range b.reqs {

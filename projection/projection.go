@@ -50,6 +50,8 @@ type Model struct {
 	// live is the generation that readers see.
 	live atomic.Uint64
 	want chan struct{} // a rebuild was asked for
+	// unnamed: no document says yet which code makes the live generation.
+	unnamed bool
 
 	mu       sync.Mutex
 	version  int           // of the code that made the live generation
@@ -123,7 +125,7 @@ func New(ctx context.Context, store *millrace.Store, projections []millrace.Proj
 		if err != nil {
 			return nil, err
 		}
-		if ptr != nil {
+		if m.unnamed = ptr == nil; ptr != nil {
 			m.live.Store(ptr.Generation)
 			m.version = ptr.Version
 		}
@@ -187,6 +189,12 @@ func (m *Model) collection(generation uint64, t *millrace.Table) string {
 // run keeps the live generation up to date, and makes a new one when that is asked for. A generation of other code is
 // shown as it stands until its successor has caught up: the code that could continue it is gone.
 func (m *Model) run(ctx context.Context) error {
+	if err := m.tidy(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // stopped
+		}
+		return err
+	}
 	stale := m.version != m.p.Version
 	if stale {
 		m.s.o.Logger.Info("the projection's code has changed", "projection", m.p.Name, "from", m.version, "to", m.p.Version)
@@ -198,14 +206,19 @@ func (m *Model) run(ctx context.Context) error {
 		generation := m.live.Load()
 		g, gctx := errgroup.WithContext(ctx)
 		live, stop := context.WithCancel(gctx)
-		if !stale {
-			g.Go(func() error { return m.s.o.Run(live, m.consumer(generation)) })
-		}
+		ended := make(chan struct{})
+		g.Go(func() error {
+			defer close(ended)
+			if stale {
+				return nil
+			}
+			return m.s.o.Run(live, m.consumer(generation))
+		})
 		g.Go(func() error {
 			defer stop()
 			select {
 			case <-m.want:
-				return m.replace(gctx, stale)
+				return m.replace(gctx, stale, func() { stop(); <-ended })
 			case <-gctx.Done():
 				return nil
 			}
@@ -224,6 +237,24 @@ func (m *Model) run(ctx context.Context) error {
 	return nil
 }
 
+// tidy writes down which code makes the first generation, so that later code knows that it is another, and removes what
+// a crash has left of the generations around the live one.
+func (m *Model) tidy(ctx context.Context) error {
+	live := m.live.Load()
+	if m.unnamed {
+		if err := m.s.point(ctx, m.p.Name, pointer{Generation: live, Version: m.version}); err != nil {
+			return err
+		}
+		m.unnamed = false
+	}
+	if live > 1 {
+		if err := m.drop(ctx, live-1); err != nil {
+			return err
+		}
+	}
+	return m.drop(ctx, live+1)
+}
+
 // Rebuild asks the running service to build the read model again. Errors: [ErrBusy].
 func (m *Model) Rebuild() error {
 	m.mu.Lock()
@@ -237,10 +268,13 @@ func (m *Model) Rebuild() error {
 	return nil
 }
 
-// replace builds the next generation beside the live one and switches over.
-func (m *Model) replace(ctx context.Context, stale bool) error {
+// replace builds the next generation beside the live one and switches over. halt stops the live one for good.
+func (m *Model) replace(ctx context.Context, stale bool, halt func()) error {
 	next := m.live.Load() + 1
 	same, err := m.build(ctx, next, stale)
+	if err == nil {
+		err = m.overtake(ctx, next, halt)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopped: the next start begins anew
@@ -281,20 +315,16 @@ func (m *Model) build(ctx context.Context, next uint64, stale bool) (same *bool,
 		m.seen.Add(1)
 		return project(ctx, v, e)
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	run, stop := context.WithCancel(gctx)
-	g.Go(func() error { return m.s.o.Run(run, c) })
-	g.Go(func() error {
-		defer stop()
+	err = m.follow(ctx, c, func(ctx context.Context) error {
 		// The head moves on meanwhile; the second wait is for what came in during the first.
 		for range 2 {
-			if err := m.s.store.Wait(gctx, c.Name, m.s.store.Head()); err != nil {
+			if err := m.s.store.Wait(ctx, c.Name, m.s.store.Head()); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err := g.Wait(); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -304,6 +334,35 @@ func (m *Model) build(ctx context.Context, next uint64, stale bool) (same *bool,
 		return nil, nil //nolint:nilnil // other code, other documents: nothing to compare
 	}
 	return m.compare(ctx, m.live.Load(), next)
+}
+
+// follow runs a consumer until a function returns.
+func (m *Model) follow(ctx context.Context, c millrace.Consumer, until func(ctx context.Context) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	run, stop := context.WithCancel(gctx)
+	g.Go(func() error { return m.s.o.Run(run, c) })
+	g.Go(func() error {
+		defer stop()
+		return until(gctx)
+	})
+	return g.Wait()
+}
+
+// overtake lets a generation that was built come up to the live one, which has moved on during the comparison, so that
+// no reader sees the past after the switch. The live one stands still for the last few events only.
+func (m *Model) overtake(ctx context.Context, next uint64, halt func()) error {
+	c := m.consumer(next)
+	return m.follow(ctx, c, func(ctx context.Context) error {
+		if err := m.s.store.Wait(ctx, c.Name, m.s.store.Head()); err != nil {
+			return err
+		}
+		halt()
+		at, err := m.s.store.Checkpoints(ctx, m.name(m.live.Load()))
+		if err != nil {
+			return err
+		}
+		return m.s.store.Wait(ctx, c.Name, at)
+	})
 }
 
 // compare says whether two generations have the same documents; nil where they do not stand at the same position.

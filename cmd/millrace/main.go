@@ -60,8 +60,12 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 it ran, and the answer is no; 4 a
 	return root
 }
 
-// usageErrors makes wrong arguments of every command a usage error.
+// usageErrors makes wrong arguments of every command a usage error. A group of commands tells what it has, and takes a
+// name that it does not have for what it is: otherwise a script with a typing error would be answered with help and 0.
 func usageErrors(c *cobra.Command) {
+	if !c.Runnable() {
+		c.Args, c.RunE = cobra.NoArgs, func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {

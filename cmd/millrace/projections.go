@@ -22,11 +22,12 @@ const rebuildLook = 100 * time.Millisecond
 
 func newProjectionsCommand() *cobra.Command {
 	var server, output string
+	var retryFor time.Duration
 	c := &cobra.Command{Use: "projections", Short: "See and rebuild read models", Args: cobra.NoArgs}
 	list := &cobra.Command{
 		Use: "list", Short: "List the read models of a server", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			api, err := projectionClient(server, output)
+			api, err := projectionClient(server, output, retryFor)
 			if err != nil {
 				return err
 			}
@@ -41,7 +42,7 @@ command waits for that. Where both stood at the same position, it says whether t
 and exits with 3 if they were not.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			api, err := projectionClient(server, output)
+			api, err := projectionClient(server, output, retryFor)
 			if err != nil {
 				return err
 			}
@@ -51,17 +52,21 @@ and exits with 3 if they were not.`,
 	}
 	for _, sub := range []*cobra.Command{list, rebuild} {
 		sub.Flags().StringVar(&server, "server", client.DefaultServer, "URL of the server")
+		sub.Flags().DurationVar(&retryFor, "retry-for", client.DefaultRetryFor, "for how long a server may be away or too busy")
 		outputFlag(sub, &output)
 		c.AddCommand(sub)
 	}
 	return c
 }
 
-func projectionClient(server, output string) (*client.Client, error) {
+func projectionClient(server, output string, retryFor time.Duration) (*client.Client, error) {
 	if err := checkOutput(output); err != nil {
 		return nil, err
 	}
-	return client.New([]string{server}, &client.Options{RetryFor: client.DefaultRetryFor})
+	if retryFor < 0 {
+		return nil, client.WithCode(client.ExitUsage, errors.New("--retry-for must be a duration, such as 30s"))
+	}
+	return client.New([]string{server}, &client.Options{RetryFor: retryFor})
 }
 
 func listProjections(c *cobra.Command, api *client.Client, output string) error {

@@ -33,12 +33,14 @@ Exits with 0 when all is well and with 3 when something is wrong, which it names
 			if err := checkOutput(output); err != nil {
 				return err
 			}
+			if data == "" {
+				return client.WithCode(client.ExitUsage, errors.New("--data must name the data folder"))
+			}
 			return verify(c, data, output)
 		},
 	}
-	c.Flags().StringVar(&data, "data", "", "data folder")
+	c.Flags().StringVar(&data, "data", "", "data folder (required)")
 	outputFlag(c, &output)
-	_ = c.MarkFlagRequired("data") // the flag exists
 	return c
 }
 

@@ -1,0 +1,31 @@
+package command
+
+// InFlight counts the commands that the processor holds by their ids: a test for leaks.
+func (p *Processor) InFlight() int {
+	n := 0
+	for i := range p.flight.shards {
+		s := &p.flight.shards[i]
+		s.mu.Lock()
+		n += len(s.items)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// Cached counts the states in memory.
+func (p *Processor) Cached() int {
+	n := 0
+	for _, s := range p.parts {
+		n += len(s.cache.entries)
+	}
+	return n
+}
+
+const (
+	MaxInFlight  = maxInFlight
+	MaxEvents    = maxEvents
+	MaxEventData = maxEventData
+)
+
+// SnapshotCollection is where the snapshots are.
+func SnapshotCollection() string { return snapshotCollection() }

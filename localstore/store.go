@@ -509,6 +509,14 @@ func (d *driver) Append(b *millrace.Batch, done func(error)) { d.j.append(b, don
 // Meta implements millrace.Driver.
 func (d *driver) Meta() millrace.Meta { return d.meta }
 
+// Used is what facts take in the journal, the unused rest of its last segment left out, and what the index takes, both
+// in bytes on the disk.
+func (d *driver) Used() (journal, index int64) {
+	head, _ := d.tail.last()
+	journal = int64(head.end.segment()-1)*d.o.SegmentSize + head.end.offset() //nolint:gosec // sizes of files
+	return journal, int64(d.db.Metrics().DiskSpaceUsage())                    //nolint:gosec // sizes of files
+}
+
 // Backlog implements millrace.Driver.
 func (d *driver) Backlog() int64 { return d.backlog.Load() }
 

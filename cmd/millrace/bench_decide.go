@@ -117,7 +117,7 @@ func withProcessor(ctx context.Context, o *benchOptions, f func(p *command.Proce
 	run, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- p.Run(run) }()
-	err = f(p, func() int64 { n, _ := folderSize(dir); return n })
+	err = f(p, func() int64 { return used(store) })
 	cancel()
 	return errors.Join(err, <-done, store.Close(), os.RemoveAll(dir))
 }

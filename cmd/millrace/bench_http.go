@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -286,18 +284,4 @@ func sellOut(ctx context.Context, b *bed, o *benchOptions, r *result, items int,
 		return fmt.Errorf("flash-sale: %d reserved of %d", level.Reserved, stock)
 	}
 	return nil
-}
-
-// folderSize is what a folder takes on disk; files of which only a part is allocated count with that part.
-func folderSize(dir string) (size int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil //nolint:nilerr // a file that went away takes nothing
-		}
-		if st, err := d.Info(); err == nil {
-			size += st.Size()
-		}
-		return nil
-	})
-	return size, err
 }

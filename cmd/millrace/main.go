@@ -16,14 +16,20 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// gcPercent trades memory for the collector's share of the processors, which is a fifth of the work at Go's own 100. What
-// lives on the heap is bounded (queues, caches, the feed's tail), so four times that is bounded too. GOGC and
-// GOMEMLIMIT count where they are set.
-const gcPercent = 400
+// gcPercent trades memory for the collector's share of the processors, which is a fifth of the work at Go's own 100.
+// memoryLimit bounds that trade: beyond it the collector works as hard as it must. What lives on the heap is bounded
+// by the queues and caches to well below it. GOGC and GOMEMLIMIT count where they are set.
+const (
+	gcPercent   = 400
+	memoryLimit = 2 << 30
+)
 
 func run(args []string) int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 )
 
@@ -25,8 +26,12 @@ const keySeparator = "\x00"
 // Key joins parts into a sort key that orders by the first part, then by the second, and so on. A NUL inside of a
 // part, which no validated input has, is replaced so that it cannot pass for a separator.
 func Key(parts ...string) string {
+	owned := false
 	for i, p := range parts {
 		if strings.Contains(p, keySeparator) {
+			if !owned { // the slice may be the caller's
+				parts, owned = slices.Clone(parts), true
+			}
 			parts[i] = strings.ReplaceAll(p, keySeparator, "\x01")
 		}
 	}

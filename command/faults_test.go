@@ -68,6 +68,12 @@ func TestTransientReadFailure(t *testing.T) {
 				t.Errorf("a passing trouble became an outcome: %+v", o)
 			}
 			sick.Store(false)
+			// The stream waits for its next try; what comes just now must not overtake.
+			r, err := p.Accept(ctx, add("sick-last", "sick", 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, receipts = append(want, "sick-last"), append(receipts, r)
 			for _, r := range receipts {
 				if o, err := r.Wait(ctx); err != nil || o.Status != millrace.StatusDecided {
 					t.Errorf("%+v %v", o, err)

@@ -22,7 +22,7 @@ func push(tl *tail, seq *uint64, position *uint64, n, size int) {
 		d.Events = append(d.Events, millrace.NewEvent{Type: "Added", Data: make([]byte, size)})
 	}
 	*seq++
-	*position += uint64(n) //nolint:gosec // not negative
+	*position += uint64(n)                                                                                                                //nolint:gosec // not negative
 	b := &durable{seq: *seq, end: makeLoc(1, int64(*seq)), reqs: []*request{{batch: &millrace.Batch{Decisions: []millrace.Decision{d}}}}} //nolint:gosec // small
 	tl.push(b, n, []millrace.Head{{Position: *position}})
 }
@@ -39,7 +39,7 @@ func TestTailIsBounded(t *testing.T) {
 		for range c.batches {
 			push(tl, &seq, &position, c.events, c.size)
 			events, bytes := 0, 0
-			if seq%997 == 0 || seq == uint64(c.batches) { //nolint:gosec // not negative
+			if seq%997 == 0 || seq == uint64(c.batches) {
 				for i := range tl.batches {
 					events += len(tl.batches[i].events)
 					for k := range tl.batches[i].events {
@@ -49,7 +49,7 @@ func TestTailIsBounded(t *testing.T) {
 				if events > tailEvents || bytes > tailBytes || len(tl.batches) > tailEvents || cap(tl.batches) > 4*tailEvents {
 					t.Fatalf("%+v: the tail holds %d batches (room for %d), %d events, %d bytes", c, len(tl.batches), cap(tl.batches), events, bytes)
 				}
-				if events != tl.events || bytes != tl.bytes || tl.start[0]+uint64(events) != position { //nolint:gosec // not negative
+				if events != tl.events || bytes != tl.bytes || tl.start[0]+uint64(events) != position {
 					t.Fatalf("%+v: the tail counts %d events and %d bytes from %d on, it has %d and %d", c, tl.events, tl.bytes, tl.start[0], events, bytes)
 				}
 			}

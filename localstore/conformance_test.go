@@ -22,3 +22,13 @@ func smallStore(t testing.TB, partitions int) millracetest.Harness {
 }
 
 func TestConformance(t *testing.T) { millracetest.RunStore(t, smallStore) }
+
+// diskStore opens stores as they are opened for work, on the disk.
+func diskStore(t testing.TB, partitions int) millracetest.Harness {
+	dir := t.TempDir()
+	return millracetest.Harness{Open: func() (*millrace.Store, error) {
+		return localstore.Open(dir, &localstore.Options{Partitions: partitions, Fatal: func(err error) { t.Errorf("fatal: %v", err) }})
+	}}
+}
+
+func BenchmarkStore(b *testing.B) { millracetest.BenchStore(b, diskStore) }

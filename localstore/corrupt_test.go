@@ -24,6 +24,9 @@ type image struct {
 	ids   []string
 	// allowed are the dumps of what may be read without anybody reporting anything.
 	allowed map[string]bool
+	// docs are the documents and checkpoints, noDocs those of a new index. Where damage takes an index back to an earlier
+	// time, documents and checkpoints go back together, and the consumers go on from there.
+	docs, noDocs string
 }
 
 const (
@@ -51,17 +54,30 @@ func victim(t testing.TB, clean bool) *image {
 		cs = append(cs, c)
 	}
 	v := &image{allowed: map[string]bool{}}
+	documents := func(i int) {
+		doc := millrace.Document{Collection: "docs", Partition: i % 2, ID: fmt.Sprint("d", i), Data: fmt.Appendf(nil, `{"n":%d}`, i), Keys: []string{fmt.Sprint(i % 7)}}
+		v.must(t, s.CommitViews(t.Context(), []millrace.ViewBatch{{Consumer: "docs", Partition: i % 2, Checkpoint: 1, Puts: []millrace.Put{{Document: doc}}}}))
+	}
+	if v.noDocs, err = dumpDocs(s); err != nil {
+		t.Fatal(err)
+	}
 	full := ""
-	for i := range 30 {
+	for i := range 22 {
 		if err := cs[i%2].commit(); err != nil {
 			t.Fatal(err)
 		}
 		switch i {
-		case 10:
+		case 7:
+			for i := range 40 {
+				documents(i)
+			}
+			if v.docs, err = dumpDocs(s); err != nil {
+				t.Fatal(err)
+			}
 			v.must(t, d.db.Flush())
 			v.must(t, d.writeAnchor(false))
 			v.older = readFiles(t, mem)
-		case 20: // to the anchor, after a crash
+		case 14: // to the anchor, after a crash
 			v.must(t, d.writeAnchor(false))
 		}
 		v.ids = v.ids[:0]
@@ -73,7 +89,7 @@ func victim(t testing.TB, clean bool) *image {
 		if full, err = dump(s, v.ids); err != nil {
 			t.Fatal(err)
 		}
-		if !clean && i >= 20 {
+		if !clean && i >= 14 {
 			v.allowed[full] = true
 		}
 	}
@@ -188,7 +204,8 @@ func (v *image) examine(t testing.TB, c *tally, what string, files map[string][]
 		c.note(&c.refused)
 		return
 	}
-	v.judge(t, c, what, s)
+	noticed := v.judge(t, c, what, s)
+	docs, derr := dumpDocs(s)
 	if err := s.Close(); err != nil {
 		t.Logf("%s: close: %v", what, err)
 	}
@@ -198,7 +215,44 @@ func (v *image) examine(t testing.TB, c *tally, what string, files map[string][]
 	}
 	if slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, "damaged") }) {
 		c.note(&c.repaired)
+		v.mayBeGone(t, what, docs, derr)
+		return
 	}
+	switch _, hadIndex := files[victimDir+"/"+indexDir+"/LOCK"]; {
+	case !hadIndex:
+		v.mayBeGone(t, what, docs, derr)
+	case derr != nil && !noticed:
+		t.Errorf("%s: reading documents says %q, but verify has nothing to say", what, derr)
+	case derr == nil && docs != v.docs && docs != v.noDocs:
+		t.Errorf("%s: the documents are others, and reading them says nothing", what)
+	}
+}
+
+// mayBeGone: an index that was made again has no documents; their consumers make them again.
+func (v *image) mayBeGone(t testing.TB, what, docs string, err error) {
+	t.Helper()
+	if err != nil || docs != v.noDocs {
+		t.Errorf("%s: the index was made again, but there are documents in it: %q, %v", what, docs, err)
+	}
+}
+
+// dumpDocs are the documents by id and by key, and their checkpoint.
+func dumpDocs(s *millrace.Store) (string, error) {
+	var b strings.Builder
+	for _, index := range []int{-1, 0} {
+		for d, err := range s.Documents(context.Background(), millrace.Query{Collection: "docs", Index: index, Partition: -1}) {
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(&b, "%d %s %v %s\n", d.Partition, d.ID, d.Keys, d.Data)
+		}
+	}
+	c, err := s.Checkpoints(context.Background(), "docs")
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintln(&b, c.Positions)
+	return b.String(), nil
 }
 
 func (c *tally) note(n *int) {
@@ -207,7 +261,7 @@ func (c *tally) note(n *int) {
 	*n++
 }
 
-func (v *image) judge(t testing.TB, c *tally, what string, s *millrace.Store) {
+func (v *image) judge(t testing.TB, c *tally, what string, s *millrace.Store) (noticed bool) {
 	t.Helper()
 	problems := 0
 	verr := s.Verify(context.Background(), func(string) { problems++ })
@@ -231,6 +285,7 @@ func (v *image) judge(t testing.TB, c *tally, what string, s *millrace.Store) {
 	default:
 		t.Errorf("%s: nobody notices, but the facts are others", what)
 	}
+	return verr != nil || problems > 0
 }
 
 // shared opens a store over an index that stays open: most damage to the journal does not touch it, and opening
@@ -323,7 +378,7 @@ func TestEveryFlippedBitOfJournalAndAnchorIsNoticedAfterACleanStop(t *testing.T)
 			inBlock := at % blockSize
 			header := strings.HasSuffix(path, anchorName) || at < blockSize
 			filled := at < n && (!header || inBlock < segmentFixed+2*headSize || inBlock >= blockSize-checksumLength)
-			if filled && (!testing.Short() || at%8 == 3) || at%64 == 5 {
+			if filled && (!brief() || at%16 == 3) || at%64 == 5 {
 				flips = append(flips, flip{path, at})
 			}
 		}
@@ -456,7 +511,7 @@ func damageIsNoticed(t *testing.T, clean bool) {
 	}
 	changes, names := v.coarse()
 	step := 1
-	if testing.Short() {
+	if brief() {
 		step = 7
 	}
 	parallel(len(changes)/step, func(i int) { v.examine(t, c, names[i*step], v.with(changes[i*step])) })
@@ -495,16 +550,16 @@ func flipSome(t *testing.T, clean bool, in func(path string) bool, every int) {
 }
 
 func TestFlippedBitsOfTheIndexAreNoticedOrRepaired(t *testing.T) {
-	every := 5
-	if testing.Short() {
-		every = 251
+	every := 9
+	if brief() {
+		every = 97
 	}
 	flipSome(t, true, isIndex, every)
 }
 
 func TestFlippedBitsAfterACrashAreNoticedUpToTheAnchor(t *testing.T) {
 	every := 37
-	if testing.Short() {
+	if brief() {
 		every = 211
 	}
 	flipSome(t, false, func(p string) bool { return !isLock(p) }, every)

@@ -26,6 +26,9 @@ func seed(t testing.TB) uint64 {
 	return n
 }
 
+// brief says whether to sample what is exhaustive otherwise.
+func brief() bool { return testing.Short() || raced }
+
 // soaking says whether the long form of the tests was asked for.
 func soaking() bool { return os.Getenv("MILLRACE_SOAK") != "" }
 

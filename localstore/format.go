@@ -49,7 +49,7 @@ type loc uint64
 
 func makeLoc(segment uint64, offset int64) loc { return loc(segment<<32 | uint64(offset)) } //nolint:gosec // offsets are below 4 GiB
 func (l loc) segment() uint64                  { return uint64(l) >> 32 }
-func (l loc) offset() int64                    { return int64(uint64(l) & math.MaxUint32) } //nolint:gosec // 32 bits
+func (l loc) offset() int64                    { return int64(uint64(l) & math.MaxUint32) }
 func (l loc) String() string                   { return fmt.Sprintf("%s:%d", segmentName(l.segment()), l.offset()) }
 
 func segmentName(n uint64) string { return fmt.Sprintf("%016d.mrj", n) }
@@ -78,7 +78,7 @@ func headerSize(partitions int) int {
 }
 
 func appendID(dst []byte, id string) []byte {
-	dst = append(dst, byte(len(id)))
+	dst = append(dst, byte(len(id))) //nolint:gosec // at most maxStoreID
 	dst = append(dst, id...)
 	return append(dst, make([]byte, maxStoreID-len(id))...)
 }
@@ -190,8 +190,8 @@ func (h *batchHeader) put(b []byte) [32]byte {
 	binary.LittleEndian.PutUint32(b[0:], batchMagic)
 	binary.LittleEndian.PutUint32(b[4:], uint32(h.length)) //nolint:gosec // below the segment size
 	binary.LittleEndian.PutUint64(b[8:], h.seq)
-	binary.LittleEndian.PutUint64(b[16:], uint64(h.time.UnixNano())) //nolint:gosec // two's complement
-	binary.LittleEndian.PutUint32(b[24:], uint32(h.records))         //nolint:gosec // below length
+	binary.LittleEndian.PutUint64(b[16:], uint64(h.time.UnixNano()))
+	binary.LittleEndian.PutUint32(b[24:], uint32(h.records)) //nolint:gosec // below length
 	binary.LittleEndian.PutUint32(b[28:], h.crc)
 	copy(b[32:], h.prev[:])
 	binary.LittleEndian.PutUint32(b[64:], crc32.Checksum(b[:64], castagnoli))
@@ -222,8 +222,8 @@ func appendRecord(dst []byte, kind byte, fill func([]byte) []byte) []byte {
 	start := len(dst)
 	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0, kind)
 	dst = fill(dst)
-	body := dst[start+8:] // type and body
-	binary.LittleEndian.PutUint32(dst[start:], uint32(len(body)-1))
+	body := dst[start+8:]                                           // type and body
+	binary.LittleEndian.PutUint32(dst[start:], uint32(len(body)-1)) //nolint:gosec // below the segment size
 	binary.LittleEndian.PutUint32(dst[start+4:], crc32.Checksum(body, castagnoli))
 	return dst
 }

@@ -99,14 +99,14 @@ func readJournal(dir string) (m *manifest, err error) {
 	}()
 	r := &strangersReader{manifest: &manifest{}, commands: map[string]*manifestCommand{}, chain: make([]byte, 32)}
 	for n := 1; ; n++ {
-		b, err := os.ReadFile(filepath.Join(dir, "journal", fmt.Sprintf("%016d.mrj", n)))
+		b, err := os.ReadFile(filepath.Join(dir, "journal", fmt.Sprintf("%016d.mrj", n))) //nolint:gosec // a test's file
 		if errors.Is(err, os.ErrNotExist) {
 			break
 		}
 		if err != nil {
 			return nil, err
 		}
-		r.segment(uint64(n), b) //nolint:gosec // a count
+		r.segment(uint64(n), b)
 	}
 	r.anchor(dir)
 	for _, h := range r.heads {
@@ -228,7 +228,8 @@ func (r *strangersReader) decision(partition int, b *bytesOf, before string) {
 	c := r.commands[id]
 	want(c != nil && c.Status == "accepted", "%s: a decision without a command", id)
 	want(hex.EncodeToString(b.next(32)) == c.Fingerprint, "%s: fingerprint", id)
-	want(b.string() == c.Stream && b.string() == c.CorrelationID, "%s: stream", id)
+	want(b.string() == c.Stream, "%s: stream", id)
+	want(b.string() == c.CorrelationID, "%s: correlation", id)
 	status := b.u8()
 	c.Position, c.Version, c.DecidedAt = b.uvarint(), b.uvarint(), b.time()
 	want(c.Position == head.position, "%s: position %d", id, c.Position)
@@ -261,7 +262,7 @@ func (r *strangersReader) decision(partition int, b *bytesOf, before string) {
 }
 
 func (r *strangersReader) anchor(dir string) {
-	file, err := os.ReadFile(filepath.Join(dir, "ANCHOR"))
+	file, err := os.ReadFile(filepath.Join(dir, "ANCHOR")) //nolint:gosec // a test's file
 	want(err == nil, "anchor: %v", err)
 	size := (142 + 40*r.Partitions + 4 + 4095) / 4096 * 4096
 	want(len(file) == 2*size, "anchor of %d bytes", len(file))

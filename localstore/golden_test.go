@@ -208,7 +208,7 @@ func writeGolden(t *testing.T) {
 	}
 	slices.Sort(ids)
 	for i, stream := range []string{"a", "b", "c"} {
-		err := s.CommitViews(ctx, []millrace.ViewBatch{{Consumer: "docs", Partition: i % 2, Checkpoint: uint64(i) + 1, Puts: []millrace.Put{{Document: millrace.Document{ //nolint:gosec // small
+		err := s.CommitViews(ctx, []millrace.ViewBatch{{Consumer: "docs", Partition: i % 2, Checkpoint: uint64(i) + 1, Puts: []millrace.Put{{Document: millrace.Document{
 			Collection: "docs", Partition: i % 2, ID: stream, Data: []byte(`{"of":"` + stream + `"}`), Keys: []string{millrace.Key("k", stream), fmt.Sprint(9 - i)},
 		}}}}})
 		if err != nil {

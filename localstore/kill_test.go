@@ -36,6 +36,12 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// say tells the parent something.
+func say(format string, args ...any) {
+	_, err := fmt.Fprintf(os.Stdout, format+"\n", args...)
+	childFails(err)
+}
+
 func childFails(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -50,7 +56,7 @@ func child(t *testing.T, role ...string) (*exec.Cmd, *bufio.Scanner) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe)
+	cmd := exec.Command(exe) //nolint:gosec // this very binary
 	cmd.Env = append(os.Environ(), childRole+"="+strings.Join(role, " "), "GOMAXPROCS=2")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -105,7 +111,7 @@ func printing(c *committer, out io.Writer, mu *sync.Mutex) error {
 
 // childCommits commits in all partitions until it is killed.
 func childCommits(dir, round string, early bool) error {
-	s, err := openWith(dir, Options{Partitions: 3, CacheSize: 1 << 20, MemTableSize: 64 << 10, AnchorEvery: time.Millisecond, ackEarly: early}, 64<<10)
+	s, err := openWith(dir, Options{Partitions: 3, CacheSize: 1 << 20, MemTableSize: 64 << 10, filterBytes: 4 << 10, AnchorEvery: time.Millisecond, ackEarly: early}, 64<<10)
 	if err != nil {
 		return err
 	}
@@ -231,16 +237,16 @@ func childMeetsIndexFaults(dir, kind, errno, from string) error {
 	}
 	var mu sync.Mutex
 	for ; ; k++ {
-		fmt.Printf("k %d\n", k)
+		say("k %d", k)
 		f := &fault{kind: kind, err: injected, k: k, in: isIndex}
 		if err := indexFault(fmt.Sprintf("%s/%d", dir, k), f, &mu); err != nil {
 			if f.hits.Load() == 0 {
 				return fmt.Errorf("%s: %w", f, err)
 			}
-			fmt.Printf("failed %v\n", errors.Is(err, millrace.ErrCorrupt))
+			say("failed %v", errors.Is(err, millrace.ErrCorrupt))
 		}
 		if f.hits.Load() == 0 {
-			fmt.Println("end")
+			say("end")
 			return nil
 		}
 	}
@@ -249,7 +255,7 @@ func childMeetsIndexFaults(dir, kind, errno, from string) error {
 func indexFault(dir string, f *fault, mu *sync.Mutex) error {
 	var failure error
 	o := Options{
-		Partitions: 1, CacheSize: 1 << 20, MemTableSize: 64 << 10, noBackground: true, Fatal: func(err error) { failure = err },
+		Partitions: 1, CacheSize: 1 << 20, MemTableSize: 64 << 10, filterBytes: 4 << 10, noBackground: true, Fatal: func(err error) { failure = err },
 		FS: &hookFS{FS: vfs.Default, before: f.before},
 	}
 	s, err := openWith(dir, o, 64<<10)
@@ -271,7 +277,7 @@ func indexFault(dir string, f *fault, mu *sync.Mutex) error {
 // TestFailedOperationOfTheIndexLosesNothing lets the k-th operation on Pebble's files fail, for all k.
 func TestFailedOperationOfTheIndexLosesNothing(t *testing.T) {
 	kinds := []string{"write EIO", "write ENOSPC", "sync EIO", "create ENOSPC", "create EIO", "open EIO", "read EIO", "rename EIO", "remove EIO", "link EIO", "list EIO", "mkdir EIO"}
-	if testing.Short() {
+	if brief() {
 		kinds = kinds[:3]
 	}
 	faults, deaths := 0, 0

@@ -377,7 +377,7 @@ func openWith(dir string, opts Options, segment int64) (*millrace.Store, error) 
 
 // small are options for stores of a test.
 func small(t testing.TB, o Options) Options {
-	o.CacheSize, o.MemTableSize = 1<<20, 64<<10
+	o.CacheSize, o.MemTableSize, o.filterBytes = 1<<20, 64<<10, 4<<10
 	if o.Partitions == 0 {
 		o.Partitions = 3
 	}

@@ -49,6 +49,8 @@ type Options struct {
 	ackEarly bool
 	// noBackground leaves out the anchor's and the disk watch's tickers, so that a test decides about each write.
 	noBackground bool
+	// filterBytes is the size of the filter of known ids: tests open thousands of stores.
+	filterBytes int
 }
 
 const (
@@ -117,6 +119,9 @@ func (o *Options) withDefaults() (Options, error) {
 			log.Error("store failed; the process ends so that recovery reads from the disk", "error", err)
 			os.Exit(1)
 		}
+	}
+	if r.filterBytes == 0 {
+		r.filterBytes = filterBytes
 	}
 	r.ackEarly = r.ackEarly || mutantAckEarly
 	return r, nil

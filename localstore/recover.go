@@ -51,7 +51,7 @@ func listSegments(fs vfs.FS, dir string) ([]uint64, error) {
 	}
 	slices.Sort(segments)
 	for i, n := range segments {
-		if n != segments[0]+uint64(i) { //nolint:gosec // an index
+		if n != segments[0]+uint64(i) {
 			return nil, fmt.Errorf("%w: journal segment %s is missing", millrace.ErrCorrupt, segmentName(n-1))
 		}
 	}

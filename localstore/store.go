@@ -193,7 +193,7 @@ func (d *driver) openIndex(path string) (applied, error) {
 
 // recover reads the journal's newest part, brings the index up to it and checks that both agree.
 func (d *driver) recover(segments []uint64, a *anchor, state applied) (*recovered, error) {
-	d.known = newFilter(filterBytes)
+	d.known = newFilter(d.o.filterBytes)
 	// What the index lacks is added below; where that is everything, the filter knows everything.
 	d.known.ready.Store(state.seq == 0)
 	d.x = newIndexer(d.db, d.files, d.known, state, nil)

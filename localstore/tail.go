@@ -133,9 +133,9 @@ func (t *tail) begin(after millrace.Cursor) (seq uint64, ok bool) {
 	return t.batches[0].seq - 1, true
 }
 
-// read appends the events of the batches behind seq to dst, up to max events (at least one batch), and returns the
+// read appends the events of the batches behind seq to dst, up to most events (at least one batch), and returns the
 // last batch read. ok is false where the tail no longer holds the batch behind seq.
-func (t *tail) read(seq uint64, dst []millrace.Recorded, max int) (out []millrace.Recorded, last uint64, ok bool) {
+func (t *tail) read(seq uint64, dst []millrace.Recorded, most int) (out []millrace.Recorded, last uint64, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if seq >= t.head.seq {
@@ -146,7 +146,7 @@ func (t *tail) read(seq uint64, dst []millrace.Recorded, max int) (out []millrac
 	}
 	for i := int(seq + 1 - t.batches[0].seq); i < len(t.batches); i++ { //nolint:gosec // within the tail
 		b := &t.batches[i]
-		if len(dst) > 0 && len(dst)+len(b.events) > max {
+		if len(dst) > 0 && len(dst)+len(b.events) > most {
 			break
 		}
 		dst = append(dst, b.events...)

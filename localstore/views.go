@@ -22,7 +22,7 @@ func documentKey(b []byte, collection string, partition int, id string) []byte {
 
 func sortPrefix(b []byte, collection string, index int) []byte {
 	b = append(append(append(b, keySort), collection...), 0)
-	return append(b, byte(index))
+	return append(b, byte(index)) //nolint:gosec // a table has few indexes
 }
 
 // appendSort writes a NUL of a sort key as NUL 0xff, so that the NUL 0x01 behind the key sorts before everything that a
@@ -71,7 +71,7 @@ func decodeDocument(d *millrace.Document, v []byte) error {
 	}
 	for i := range d.Keys {
 		k, w := binary.Uvarint(v)
-		if w <= 0 || k > uint64(len(v)-w) {
+		if w <= 0 || k > uint64(len(v)-w) { //nolint:gosec // checked to be positive
 			return bad
 		}
 		d.Keys[i] = string(v[w : w+int(k)]) //nolint:gosec // checked above

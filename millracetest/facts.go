@@ -75,7 +75,7 @@ func doneInOrder(t *testing.T, f *fixture) {
 			order := make(chan int, 2*batches)
 			for i := range batches {
 				c := &millrace.Command{ID: fmt.Sprintf("%d-%d", p, i), Stream: millrace.Stream(fmt.Sprintf("tally-%d", p)), Type: "Add", Time: epoch}
-				b := &millrace.Batch{Partition: p, Decisions: []millrace.Decision{decided(c, true, uint64(i), 1)}} //nolint:gosec // an index
+				b := &millrace.Batch{Partition: p, Decisions: []millrace.Decision{decided(c, true, uint64(i), 1)}}
 				f.s.Commit(b, func(err error) {
 					if err != nil {
 						t.Errorf("append: %v", err)
@@ -106,7 +106,7 @@ func doneInOrder(t *testing.T, f *fixture) {
 func doneNotWithinAppend(t *testing.T, f *fixture) {
 	// A caller may hold a lock that done takes.
 	var mu sync.Mutex
-	for name, partition := range map[string]int{"good": 0, "refused": 99} {
+	for partition, want := range map[int]error{0: nil, 99: millrace.ErrInvalid} {
 		done := make(chan error, 1)
 		mu.Lock()
 		f.s.Driver().Append(&millrace.Batch{Partition: partition, Accepted: []millrace.AcceptedCommand{accepted(f.command("tally-a", "{}"))}}, func(err error) {
@@ -116,9 +116,10 @@ func doneNotWithinAppend(t *testing.T, f *fixture) {
 		})
 		mu.Unlock()
 		select {
-		case <-done:
+		case err := <-done:
+			wantErr(t, "append", err, want)
 		case <-f.ctx.Done():
-			t.Fatalf("%s: done was not called", name)
+			t.Fatal("done was not called")
 		}
 	}
 }
@@ -145,7 +146,7 @@ func readYourWrites(t *testing.T, f *fixture) {
 			done <- err
 		})
 		f.must(<-done)
-		f.model.apply(t, b)
+		f.apply(t, b)
 	}
 	f.check()
 }
@@ -153,7 +154,7 @@ func readYourWrites(t *testing.T, f *fixture) {
 func chainLinks(t *testing.T, f *fixture) {
 	for i := range 20 {
 		s := f.stream(0, 0)
-		refused := decided(f.command(s, "{}"), true, f.version(s)+uint64(i%2), 0) //nolint:gosec // 0 or 1
+		refused := decided(f.command(s, "{}"), true, f.version(s)+uint64(i%2), 0)
 		refused.Status, refused.Refusal = millrace.StatusRefused, &millrace.Refusal{Kind: millrace.RefusedRule, Code: "no"}
 		f.commit(&millrace.Batch{Decisions: []millrace.Decision{decided(f.command(s, "{}"), true, f.version(s), i%2), refused}})
 	}
@@ -274,7 +275,7 @@ func eventsFromAnyVersion(t *testing.T, f *fixture) {
 			s := streams[(i*k+k)%3]
 			n := (i + 2*k) % 4
 			b.Decisions = append(b.Decisions, decided(f.command(s, "{}"), true, f.version(s)+next[s], n))
-			next[s] += uint64(n) //nolint:gosec // small
+			next[s] += uint64(n)
 		}
 		f.commit(b)
 	}
@@ -285,7 +286,8 @@ func eventsFromAnyVersion(t *testing.T, f *fixture) {
 			f.must(err)
 			sameEvents(t, fmt.Sprintf("events of %s from %d", s, from), got, want[min(max(from, 1)-1, uint64(len(want))):])
 		}
-		for range f.s.Events(f.ctx, s, 1) {
+		for _, err := range f.s.Events(f.ctx, s, 1) {
+			f.must(err)
 			break // whoever has seen enough may go
 		}
 	}
@@ -298,9 +300,9 @@ func hotStream(t *testing.T, f *fixture) {
 	for i := range batches {
 		b := &millrace.Batch{Partition: 1}
 		for k := range each {
-			b.Decisions = append(b.Decisions, decided(f.command(hot, "{}"), true, uint64(i*each+k), 1)) //nolint:gosec // small
+			b.Decisions = append(b.Decisions, decided(f.command(hot, "{}"), true, uint64(i*each+k), 1))
 		}
-		b.Decisions = append(b.Decisions, decided(f.command(cold, "{}"), true, uint64(i), 1)) //nolint:gosec // small
+		b.Decisions = append(b.Decisions, decided(f.command(cold, "{}"), true, uint64(i), 1))
 		work = append(work, b)
 	}
 	f.commit(work...)

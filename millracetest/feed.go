@@ -25,7 +25,7 @@ func (f *fixture) fill(batches int) {
 			}
 			n := (i + k) % 3
 			b.Decisions = append(b.Decisions, decided(f.command(s, "{}"), true, next[s], n))
-			next[s] += uint64(n) //nolint:gosec // small
+			next[s] += uint64(n)
 		}
 		if i%5 == 0 {
 			b.Accepted = append(b.Accepted, accepted(f.command(f.stream(p, 0), "{}")))
@@ -59,7 +59,7 @@ func feedFromAnyCursor(t *testing.T, f *fixture) {
 				if i%7 == 3 && p == 2 {
 					break // names fewer partitions than there are
 				}
-				c.Positions = append(c.Positions, uint64((i*(p+3)*7)%(len(events)+1))) //nolint:gosec // not negative
+				c.Positions = append(c.Positions, uint64((i*(p+3)*7)%(len(events)+1)))
 			}
 			got, err := readFeed(f.ctx, f.s, millrace.FeedOptions{After: c})
 			f.must(err)
@@ -180,8 +180,8 @@ func followersSeeEverything(t *testing.T, f *fixture) {
 			work[p] = append(work[p], &millrace.Batch{Partition: p, Decisions: []millrace.Decision{
 				decided(f.command(f.stream(p, i%3), "{}"), true, next[i%3], n),
 			}})
-			next[i%3] += uint64(n) //nolint:gosec // small
-			until[p] += uint64(n)  //nolint:gosec // small
+			next[i%3] += uint64(n)
+			until[p] += uint64(n)
 		}
 	}
 	start := make([]chan struct{}, 8) // followers start at different moments
@@ -193,7 +193,7 @@ func followersSeeEverything(t *testing.T, f *fixture) {
 	for i := range followers {
 		w := &followers[i]
 		if i%2 == 1 {
-			w.after = millrace.Cursor{Epoch: f.s.Meta().Epoch, Positions: []uint64{uint64(i), 0, uint64(2 * i), 3}} //nolint:gosec // small
+			w.after = millrace.Cursor{Epoch: f.s.Meta().Epoch, Positions: []uint64{uint64(i), 0, uint64(2 * i), 3}}
 		}
 		wg.Go(func() {
 			<-start[i]
@@ -224,7 +224,7 @@ func followersSeeEverything(t *testing.T, f *fixture) {
 	}
 	for p := range work {
 		for _, b := range work[p] {
-			f.model.apply(t, b)
+			f.apply(t, b)
 		}
 	}
 	for i := range followers {
@@ -267,7 +267,7 @@ func slowFollower(t *testing.T, f *fixture) {
 	<-holds
 	for i := range batches {
 		b := &millrace.Batch{Partition: 1}
-		b.Decisions = append(b.Decisions, decided(f.command(s, "{}"), true, uint64(i*perBatch), perBatch)) //nolint:gosec // not negative
+		b.Decisions = append(b.Decisions, decided(f.command(s, "{}"), true, uint64(i*perBatch), perBatch))
 		f.commit(b)
 	}
 	close(goOn)

@@ -334,5 +334,5 @@ func (f *fixture) checkQuery(q millrace.Query) {
 	if q.After != nil {
 		what += fmt.Sprintf(" after %+v", *q.After)
 	}
-	same(f.t, what, got, f.model.query(q))
+	same(f.t, what, got, f.query(q))
 }

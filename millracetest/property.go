@@ -99,7 +99,7 @@ func (h *history) writeViews(r *rapid.T) {
 		}
 		seen[id] = true
 		if rapid.IntRange(0, 4).Draw(r, "remove") == 0 {
-			b.Puts = append(b.Puts, h.remove("docs", p, id))
+			b.Puts = append(b.Puts, h.remove(p, id))
 		} else {
 			b.Puts = append(b.Puts, h.put("docs", p, id, fmt.Sprint(h.ids), someKeys.Draw(r, "key"), someKeys.Draw(r, "key")))
 		}

@@ -171,7 +171,7 @@ func (f *fixture) commit(batches ...*millrace.Batch) {
 		}
 	}
 	for _, b := range batches {
-		f.model.apply(f.t, b)
+		f.apply(f.t, b)
 	}
 }
 

@@ -19,8 +19,8 @@ func (f *fixture) put(collection string, partition int, id, data string, keys ..
 	return p
 }
 
-func (f *fixture) remove(collection string, partition int, id string) millrace.Put {
-	p := f.put(collection, partition, id, "")
+func (f *fixture) remove(partition int, id string) millrace.Put {
+	p := f.put("docs", partition, id, "")
 	p.Delete = true
 	return p
 }
@@ -28,7 +28,7 @@ func (f *fixture) remove(collection string, partition int, id string) millrace.P
 func (f *fixture) putViews(batches ...millrace.ViewBatch) {
 	f.t.Helper()
 	f.must(f.s.CommitViews(f.ctx, batches))
-	f.model.views(batches)
+	f.views(batches)
 }
 
 // puts writes documents without moving the checkpoint.
@@ -48,7 +48,7 @@ func documentsPutReplaceDelete(t *testing.T, f *fixture) {
 	f.puts(f.put("docs", 2, "a", `{"v":4}`, "", "in"))
 	f.puts(f.put("other", 1, "a", `{"v":5}`, "y", "same"))
 	f.checkViews()
-	f.puts(f.remove("docs", 1, "a"), f.remove("docs", 1, "never"))
+	f.puts(f.remove(1, "a"), f.remove(1, "never"))
 	f.checkViews()
 	_, err := f.s.Document(f.ctx, "docs", 1, "a")
 	wantErr(t, "a document that was removed", err, millrace.ErrNotFound)
@@ -152,7 +152,7 @@ func documentPages(t *testing.T, f *fixture) {
 				extra := fmt.Sprintf("x-%d-%d-%v", page, index, reverse)
 				f.puts(f.put("docs", page%4, extra, "{}", q.After.Key+"!"))
 				if page%2 == 1 {
-					f.puts(f.remove("docs", page%4, extra))
+					f.puts(f.remove(page%4, extra))
 				}
 			}
 			for id, keeps := range stable {

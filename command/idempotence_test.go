@@ -156,7 +156,7 @@ func TestTwoBodiesRaceForOneID(t *testing.T) {
 // The same crowd while the processor is behind: commands are kept alone and found in the backlog.
 func TestOneDecisionWhileBehind(t *testing.T) {
 	fs := vfs.NewMem()
-	for round := range 30 {
+	for round := range 12 {
 		s := open(t, fs)
 		p, stop := start(t, s, nil) // behind at first
 		var wg sync.WaitGroup

@@ -174,7 +174,7 @@ func TestUnreadableState(t *testing.T) {
 func TestManyLargeDecisions(t *testing.T) {
 	s := openWith(t, vfs.NewMem(), func(o *localstore.Options) { o.SegmentSize, o.Partitions = 16<<20, 1 })
 	p := runWith(t, s, registryOf(t, poisonous()), nil)
-	cs := make([]millrace.Command, 12)
+	cs := make([]millrace.Command, 6)
 	for i := range cs {
 		cs[i] = addNote(fmt.Sprint("c", i), "a", 1, "largest")
 	}

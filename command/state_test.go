@@ -245,7 +245,7 @@ func TestSnapshots(t *testing.T) {
 func TestSnapshotEqualsReplay(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := open(t, vfs.NewMem())
-		steps := rapid.SliceOfN(rapid.IntRange(-5, 120), 1, 12).Draw(rt, "steps")
+		steps := rapid.SliceOfN(rapid.IntRange(-5, 120), 1, 5).Draw(rt, "steps")
 		var total int64
 		for i, n := range steps {
 			p, stop := start(t, s, nil)

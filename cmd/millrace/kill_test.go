@@ -118,9 +118,13 @@ type killWorld struct {
 }
 
 func newKillWorld(t *testing.T, bin string, seed uint64) *killWorld {
-	w := &killWorld{bin: bin, data: t.TempDir(), rng: rand.New(rand.NewPCG(seed, 0)), heard: make(chan struct{}, 1024)}
-	for i := range killClients {
-		w.clients = append(w.clients, &killClient{w: w, name: fmt.Sprintf("k%d", i), many: i == 0, rng: rand.New(rand.NewPCG(seed, uint64(i)+1))})
+	t.Helper()
+	random := func(stream uint64) *rand.Rand {
+		return rand.New(rand.NewPCG(seed, stream)) //nolint:gosec // reproducible on purpose
+	}
+	w := &killWorld{bin: bin, data: t.TempDir(), rng: random(0), heard: make(chan struct{}, 1024)}
+	for i := range uint64(killClients) {
+		w.clients = append(w.clients, &killClient{w: w, name: fmt.Sprintf("k%d", i), many: i == 0, rng: random(i + 1)})
 	}
 	return w
 }

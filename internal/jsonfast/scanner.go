@@ -71,23 +71,18 @@ func (s *Scanner) skip(c byte) bool {
 
 // more begins the next part of an object or array, or ends it. opened is whose state it is.
 func (s *Scanner) more(opened *bool, open, end byte) bool {
-	if *opened {
-		if s.skip(end) {
-			return false
-		}
-		if !s.skip(',') {
-			s.GiveUp()
-			return false
-		}
-	} else {
+	switch {
+	case *opened && s.skip(','):
+	case *opened && s.skip(end):
+		return false
+	case !*opened && s.skip(open):
 		*opened = true
-		if !s.skip(open) {
-			s.GiveUp()
-			return false
-		}
 		if s.skip(end) {
 			return false
 		}
+	default:
+		s.GiveUp()
+		return false
 	}
 	s.values++
 	return true

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/internal/client/standin"
+	"github.com/millrace-io/millrace/sim/standin"
 )
 
 func simulate(t *testing.T, h http.Handler, o Options) *Report {

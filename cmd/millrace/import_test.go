@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/internal/client/standin"
+	"github.com/millrace-io/millrace/sim/standin"
 	"github.com/millrace-io/millrace/internal/retail/retailtest"
 )
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/internal/client/standin"
+	"github.com/millrace-io/millrace/sim/standin"
 	"github.com/millrace-io/millrace/sim"
 )
 

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/internal/client/standin"
+	"github.com/millrace-io/millrace/sim/standin"
 )
 
 // transport answers requests from a script; it lets tests run in a bubble, where a minute takes no time.

@@ -17,7 +17,7 @@ import (
 
 	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/internal/client/standin"
+	"github.com/millrace-io/millrace/sim/standin"
 	"github.com/millrace-io/millrace/internal/retail"
 	"github.com/millrace-io/millrace/internal/retail/importer"
 	"github.com/millrace-io/millrace/internal/retail/retailtest"

@@ -178,6 +178,8 @@ type Consumer struct {
 	// Handle takes one event, its Body decoded. An error is retried; after the last attempt the event and all later
 	// ones of the same stream are parked for this consumer, and the other streams go on.
 	Handle func(ctx context.Context, v Views, e *Recorded) error
+	// Rebuilding says that the events are old: how long they took to get here is no measure of anything.
+	Rebuilding bool
 	// Collection names the documents of a table. Defaults to consumer name, ".", table name.
 	Collection func(t *Table) string
 }

@@ -224,6 +224,16 @@ func TestRetryWhileTheDiskIsBusy(t *testing.T) {
 	unreadable.Store(true)
 	var mu sync.Mutex
 	var held []func()
+	letGo := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		disk.open()
+		for _, f := range held {
+			f()
+		}
+		held = nil
+	}
+	var kept atomic.Int64
 	h := &hooks{
 		version: func(s millrace.Stream) error {
 			if s == "tally-slow" && unreadable.Load() {
@@ -232,6 +242,7 @@ func TestRetryWhileTheDiskIsBusy(t *testing.T) {
 			return nil
 		},
 		append: func(b *millrace.Batch, done func(error)) (bool, func(error)) {
+			kept.Add(int64(len(b.Accepted)))
 			if len(b.Decisions) == 0 || !busy.Load() {
 				return true, nil
 			}
@@ -257,8 +268,9 @@ func TestRetryWhileTheDiskIsBusy(t *testing.T) {
 	}
 	p := runWith(t, s, registry(t), &command.Options{Now: now, MaxQueue: 1 << 20})
 	ctx := patient(t)
-	decided(t, p.Processor, add("first", "other", 1)) // caught up
-	r, err := p.Accept(ctx, add("slow", "slow", 1))   // durable by itself: its stream cannot be read
+	t.Cleanup(letGo)
+	catchUp(t, p.Processor, &kept)
+	r, err := p.Accept(ctx, add("slow", "slow", 1)) // durable by itself: its stream cannot be read
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,12 +303,7 @@ func TestRetryWhileTheDiskIsBusy(t *testing.T) {
 			}
 		}
 	}
-	mu.Lock()
-	disk.open()
-	for _, f := range held {
-		f()
-	}
-	mu.Unlock()
+	letGo()
 	if o, err := r.Wait(ctx); err != nil || o.Status != millrace.StatusDecided {
 		t.Errorf("%v %v", o.Status, err)
 	}

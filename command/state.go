@@ -16,11 +16,12 @@ type snapshot struct {
 	State        jsonx.RawValue `json:"state"`
 }
 
-const snapshotsName = "snapshots"
+// SnapshotsName is the name of the consumer that writes snapshots.
+const SnapshotsName = "snapshots"
 
 var snapshotTable = millrace.NewTable[snapshot]("states", nil, nil)
 
-func snapshotCollection() string { return snapshotsName + "." + snapshotTable.Name }
+func snapshotCollection() string { return SnapshotsName + "." + snapshotTable.Name }
 
 // loader reads the states of streams: the snapshot where there is one that fits, and the events behind it.
 type loader struct {
@@ -89,7 +90,7 @@ const SnapshotEvery = 100
 func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Consumer {
 	l := &loader{store: store, registry: registry}
 	return millrace.Consumer{
-		Name: snapshotsName,
+		Name: SnapshotsName,
 		Handle: func(ctx context.Context, v millrace.Views, e *millrace.Recorded) error {
 			if e.Version%SnapshotEvery != 0 {
 				return nil

@@ -90,10 +90,21 @@ func TestStateOnItsWayToTheDisk(t *testing.T) {
 	var mu sync.Mutex
 	var late []func()
 	var slow atomic.Bool
+	var kept atomic.Int64
+	letGo := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		way.open()
+		for _, f := range late {
+			f()
+		}
+		late = nil
+	}
 	h := &hooks{}
 	h.append = func(b *millrace.Batch, done func(error)) (bool, func(error)) {
 		mu.Lock()
 		defer mu.Unlock()
+		kept.Add(int64(len(b.Accepted)))
 		if !slow.Load() || way.isOpen() {
 			return true, nil
 		}
@@ -102,6 +113,8 @@ func TestStateOnItsWayToTheDisk(t *testing.T) {
 	}
 	s := hooked(openWith(t, vfs.NewMem(), func(o *localstore.Options) { o.Partitions = 1 }), h)
 	p := runWith(t, s, registry(t), &command.Options{CacheStreams: 16})
+	t.Cleanup(letGo)
+	catchUp(t, p.Processor, &kept)
 	decided(t, p.Processor, add("first", "a", 1))
 	slow.Store(true)
 	var wg sync.WaitGroup
@@ -121,15 +134,14 @@ func TestStateOnItsWayToTheDisk(t *testing.T) {
 	})
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for p.Queued() < 204 {
-		<-tick.C
+	for ctx := patient(t); p.Queued() < 204; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%d commands are on their way", p.Queued())
+		}
 	}
-	mu.Lock()
-	way.open()
-	for _, f := range late {
-		f()
-	}
-	mu.Unlock()
+	letGo()
 	wg.Wait()
 	if n := len(commandsOf(t, s, "a")); n != 5 {
 		t.Errorf("%d events", n)

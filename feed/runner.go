@@ -431,7 +431,9 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 	}
 	for _, events := range taken {
 		w.lazyCount += len(events)
-		w.r.o.Observer.Handled(w.r.c.Name, events)
+		if !w.r.c.Rebuilding {
+			w.r.o.Observer.Handled(w.r.c.Name, events)
+		}
 	}
 	if w.lazyCount >= lazyEvents {
 		return w.persist(ctx)

@@ -148,8 +148,8 @@ func recoverFrom(t *testing.T, c *outage, mem *vfs.MemFS) (again *vfs.MemFS, err
 // TestPowerLossAtEveryWriteBoundaryLosesNothingAcknowledged is I1, I2, I11, I17 and I20 of a power loss.
 func TestPowerLossAtEveryWriteBoundaryLosesNothingAcknowledged(t *testing.T) {
 	batches := 40
-	if testing.Short() {
-		batches = 4
+	if brief() {
+		batches = 12
 	}
 	powerLossLosesNothing(t, batches)
 }
@@ -185,7 +185,7 @@ func powerLossLosesNothing(t *testing.T, batches int) {
 		}
 		t.Error(err)
 	}
-	if want := int64(300); !testing.Short() && cuts < want {
+	if want := int64(300); !brief() && cuts < want {
 		t.Errorf("%d cuts, want at least %d", cuts, want)
 	}
 }

@@ -192,8 +192,8 @@ func killLoop(t *testing.T, kills int) {
 // TestKilledProcessLosesNothingAcknowledged kills a real process on a real disk.
 func TestKilledProcessLosesNothingAcknowledged(t *testing.T) {
 	kills := 50
-	if testing.Short() {
-		kills = 5
+	if brief() {
+		kills = 8
 	}
 	killLoop(t, kills)
 }

@@ -42,6 +42,9 @@ type Options struct {
 	// failed, or Pebble gave up. The process should end: recovery reads from the disk. Fatal may return.
 	// Defaults to a log line and os.Exit(1).
 	Fatal func(error)
+	// OnRepair is told of what Open found damaged and could mend from what is left. Torn says that a crash explains it: the
+	// damage was to something that was just being written. Defaults to nothing; the Logger is told in any case.
+	OnRepair func(what string, torn bool)
 	// Now is the clock that stamps batches. Defaults to time.Now.
 	Now func() time.Time
 
@@ -109,6 +112,9 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	if r.Logger == nil {
 		r.Logger = slog.New(slog.DiscardHandler)
+	}
+	if r.OnRepair == nil {
+		r.OnRepair = func(string, bool) {}
 	}
 	if r.Now == nil {
 		r.Now = time.Now

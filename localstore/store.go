@@ -91,7 +91,7 @@ func (d *driver) open() (err error) {
 	}
 	dir := d.path(journalDir)
 	segments, err := listSegments(d.o.FS, dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if len(segments) == 0 {
@@ -145,6 +145,7 @@ func (d *driver) loadAnchor() (*anchor, error) {
 	}
 	if damaged > 0 {
 		d.o.Logger.Warn("one slot of the anchor is damaged; the other one is used and both are written again")
+		d.o.OnRepair(anchorName+": one of the two slots was damaged; the other one is used, and both are written again", true)
 	}
 	return a, nil
 }
@@ -166,6 +167,7 @@ func (d *driver) loadIndex() (applied, error) {
 	}
 	aside := path + ".damaged-" + d.o.Now().UTC().Format("20060102T150405.000000000")
 	d.o.Logger.Warn("the index is damaged; it is put aside and made again from the journal", "aside", aside, "error", err)
+	d.o.OnRepair(fmt.Sprintf("the index was damaged (%v); it is put aside as %s and made again from the journal", err, aside), false)
 	if err := d.o.FS.Rename(path, aside); err != nil {
 		return state, fmt.Errorf("put the damaged index aside: %w", err)
 	}
@@ -391,6 +393,22 @@ func (d *driver) applied(b durable) error {
 	}
 	d.backlog.Store(x.state.backlog)
 	d.tail.push(&b, events, x.heads)
+	return d.flushNow(&b)
+}
+
+// flushNow makes Pebble write its memory table now and then, so that a restart has a bounded part of the journal to
+// apply again. A store that is mostly read would otherwise keep it in memory for days.
+func (d *driver) flushNow(b *durable) error {
+	for _, r := range b.reqs {
+		d.unflushed += int64(len(r.chunk))
+	}
+	if d.unflushed < flushEvery {
+		return nil
+	}
+	d.unflushed = 0
+	if _, err := d.db.AsyncFlush(); err != nil {
+		return indexError(err)
+	}
 	return nil
 }
 

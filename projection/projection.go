@@ -310,6 +310,7 @@ func (m *Model) build(ctx context.Context, next uint64, stale bool) (same *bool,
 		return nil, err
 	}
 	c := m.consumer(next)
+	c.Rebuilding = true
 	project := c.Handle
 	c.Handle = func(ctx context.Context, v millrace.Views, e *millrace.Recorded) error {
 		m.seen.Add(1)
@@ -352,6 +353,7 @@ func (m *Model) follow(ctx context.Context, c millrace.Consumer, until func(ctx 
 // no reader sees the past after the switch. The live one stands still for the last few events only.
 func (m *Model) overtake(ctx context.Context, next uint64, halt func()) error {
 	c := m.consumer(next)
+	c.Rebuilding = true
 	return m.follow(ctx, c, func(ctx context.Context) error {
 		if err := m.s.store.Wait(ctx, c.Name, m.s.store.Head()); err != nil {
 			return err

@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/sim/standin"
 	"github.com/millrace-io/millrace/internal/retail/retailtest"
+	"github.com/millrace-io/millrace/sim/standin"
 )
 
 // runImport runs the command as main would and gives what it printed and its exit code.

@@ -168,6 +168,9 @@ func (w *killWorld) loadAndKill(t *testing.T, s *server) {
 	}
 	s.kill()
 	cancel()
+	if said := s.stderr.String(); said != "" && !w.control { // warnings, errors, panics, data races
+		t.Errorf("in good health the server says: %s", said)
+	}
 	// The clients must not wait for somebody to hear them.
 	ended := make(chan struct{})
 	go func() { wg.Wait(); close(ended) }()

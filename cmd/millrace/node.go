@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 
 	"slices"
 	"strings"
@@ -124,11 +123,12 @@ func (n *node) admin() *httpapi.Admin {
 
 // gaps counts the events between each consumer and the head.
 func (n *node) gaps() map[string]float64 {
-	names := append(slices.Collect(maps.Values(n.projections.Consumers())), "snapshots")
+	consumers := n.projections.Consumers()
+	consumers[command.SnapshotsName] = command.SnapshotsName
 	head := n.store.Head()
-	out := make(map[string]float64, len(names))
-	for _, name := range names {
-		c, err := n.store.Checkpoints(context.Background(), name)
+	out := make(map[string]float64, len(consumers))
+	for name, consumer := range consumers {
+		c, err := n.store.Checkpoints(context.Background(), consumer)
 		if err != nil {
 			continue
 		}

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/sim/standin"
 	"github.com/millrace-io/millrace/sim"
+	"github.com/millrace-io/millrace/sim/standin"
 )
 
 func runSimulate(ctx context.Context, args ...string) (stdout, stderr string, code int) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/internal/jsonx"
+	"github.com/millrace-io/millrace/localstore"
 )
 
 // maxProblems bounds what verify prints: damage seldom comes alone, and the first lines say enough.
@@ -49,6 +49,7 @@ type verdict struct {
 	OK       bool     `json:"ok"`
 	Problems []string `json:"problems"`
 	More     int      `json:"more,omitzero"` // problems that were not printed
+	Repaired []string `json:"repaired,omitempty"` // what a crash had left torn, and opening the store mended
 	Events   uint64   `json:"events"`
 	Backlog  int64    `json:"backlog"`
 }
@@ -68,7 +69,13 @@ func verify(c *cobra.Command, data, output string) error {
 			v.More++
 		}
 	}
-	store, err := openStore(data, 0, slog.New(slog.DiscardHandler))
+	store, err := localstore.Open(filepath.Clean(data), &localstore.Options{OnRepair: func(what string, torn bool) {
+		if torn {
+			v.Repaired = append(v.Repaired, what)
+		} else {
+			report(what)
+		}
+	}})
 	switch {
 	case errors.Is(err, millrace.ErrCorrupt):
 		report(err.Error())
@@ -99,6 +106,9 @@ func printVerdict(c *cobra.Command, v *verdict, output string) error {
 		}
 		if v.More > 0 {
 			_, _ = fmt.Fprintf(c.OutOrStdout(), "… and %d more\n", v.More)
+		}
+		for _, r := range v.Repaired {
+			_, _ = fmt.Fprintln(c.OutOrStdout(), "repaired:", r)
 		}
 		if v.OK {
 			_, _ = fmt.Fprintf(c.OutOrStdout(), "all is well: %d events, %d commands undecided\n", v.Events, v.Backlog)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -144,8 +145,15 @@ func (m *Metrics) Committed(decisions int) { m.batch.Observe(float64(decisions))
 // Loaded implements command.Observer.
 func (m *Metrics) Loaded(took time.Duration) { m.load.Observe(took.Seconds()) }
 
+// family is a consumer's name without the generation of its documents, which would make a new series with each rebuild.
+func family(consumer string) string {
+	name, _, _ := strings.Cut(consumer, "@")
+	return name
+}
+
 // Handled implements feed.Observer.
 func (m *Metrics) Handled(consumer string, events []millrace.Recorded) {
+	consumer = family(consumer)
 	m.handled.WithLabelValues(consumer).Add(float64(len(events)))
 	m.newest.Store(consumer, events[len(events)-1].Time)
 	now, visible := m.now(), m.visible.WithLabelValues(consumer)
@@ -155,11 +163,11 @@ func (m *Metrics) Handled(consumer string, events []millrace.Recorded) {
 }
 
 // Failed implements feed.Observer.
-func (m *Metrics) Failed(consumer string) { m.failed.WithLabelValues(consumer).Inc() }
+func (m *Metrics) Failed(consumer string) { m.failed.WithLabelValues(family(consumer)).Inc() }
 
 // Parked implements feed.Observer.
 func (m *Metrics) Parked(consumer string, more int) {
-	m.parked.WithLabelValues(consumer).Add(float64(more))
+	m.parked.WithLabelValues(family(consumer)).Add(float64(more))
 }
 
 // Request counts one HTTP request.

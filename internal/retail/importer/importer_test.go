@@ -17,10 +17,10 @@ import (
 
 	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/sim/standin"
 	"github.com/millrace-io/millrace/internal/retail"
 	"github.com/millrace-io/millrace/internal/retail/importer"
 	"github.com/millrace-io/millrace/internal/retail/retailtest"
+	"github.com/millrace-io/millrace/sim/standin"
 )
 
 const header = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"

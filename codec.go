@@ -35,7 +35,7 @@ func appendBytes(dst, b []byte) []byte {
 }
 
 func appendTime(dst []byte, t time.Time) []byte {
-	return binary.LittleEndian.AppendUint64(dst, uint64(t.UnixNano())) //nolint:gosec // two's complement on purpose
+	return binary.LittleEndian.AppendUint64(dst, uint64(t.UnixNano()))
 }
 
 // reader takes fields off the front of a buffer; after the first fault it yields zeros and keeps the error.

@@ -55,7 +55,7 @@ func (c Cursor) String() string {
 	buf = binary.AppendUvarint(buf, c.Epoch)
 	for p, pos := range c.Positions {
 		if pos > 0 {
-			buf = binary.AppendUvarint(buf, uint64(p)) //nolint:gosec // an index is not negative
+			buf = binary.AppendUvarint(buf, uint64(p))
 			buf = binary.AppendUvarint(buf, pos)
 		}
 	}

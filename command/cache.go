@@ -10,8 +10,7 @@ import (
 type entry struct {
 	stream   millrace.Stream
 	category *millrace.Category
-	state    any
-	version  uint64
+	folded
 	// pins counts commits on their way. The store does not know their events yet, so the entry must not be dropped.
 	pins       atomic.Int32
 	prev, next *entry
@@ -19,13 +18,15 @@ type entry struct {
 
 // cache keeps the states of a partition's most recently used streams. Only the loop touches it, but for pins.
 type cache struct {
-	max     int
+	streams int // the most entries
+	bytes   int // the most weight
+	weight  int // of all entries
 	entries map[millrace.Stream]*entry
 	root    entry // of the ring; root.next is the most recently used
 }
 
-func newCache(max int) *cache {
-	c := &cache{max: max, entries: map[millrace.Stream]*entry{}}
+func newCache(streams, bytes int) *cache {
+	c := &cache{streams: streams, bytes: bytes, entries: map[millrace.Stream]*entry{}}
 	c.root.prev, c.root.next = &c.root, &c.root
 	return c
 }
@@ -39,14 +40,32 @@ func (c *cache) get(s millrace.Stream) *entry {
 	return e
 }
 
-// add puts an entry in and drops the least recently used ones that nobody needs. The cache may grow beyond its bound
+// entryWeight is what an entry takes besides the bytes that its state stands for.
+const entryWeight = 512
+
+// add puts an entry in and drops the least recently used ones that nobody needs. The cache may grow beyond its bounds
 // by what is pinned, which the number of commands in flight bounds.
 func (c *cache) add(e *entry) {
 	c.entries[e.stream] = e
+	c.weight += entryWeight + e.weight
 	c.front(e)
-	for old := c.root.prev; len(c.entries) > c.max && old != &c.root && old != e; {
+	c.trim(e)
+}
+
+// grow counts an event into an entry's weight.
+func (c *cache) grow(e *entry, event int) {
+	before := e.weight
+	e.weight = weigh(before, event)
+	if c.entries[e.stream] == e {
+		c.weight += e.weight - before
+	}
+}
+
+// trim drops entries while there are too many, but for one that is in use.
+func (c *cache) trim(keep *entry) {
+	for old := c.root.prev; (len(c.entries) > c.streams || c.weight > c.bytes) && old != &c.root; {
 		before := old.prev
-		if old.pins.Load() == 0 {
+		if old != keep && old.pins.Load() == 0 {
 			c.drop(old)
 		}
 		old = before
@@ -56,6 +75,7 @@ func (c *cache) add(e *entry) {
 func (c *cache) drop(e *entry) {
 	e.unlink()
 	delete(c.entries, e.stream)
+	c.weight -= entryWeight + e.weight
 }
 
 func (e *entry) unlink() { e.prev.next, e.next.prev = e.next, e.prev }

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"time"
 
@@ -20,7 +21,7 @@ func (s *partition) decideAll(ctx context.Context, items []*item) {
 	entries := make([]*entry, 0, len(items))
 	size := 0
 	for _, it := range items {
-		if size >= maxInFlightBytes {
+		if size >= maxCommitBytes {
 			s.send(b, done, entries)
 			b = &millrace.Batch{Partition: s.index}
 			done, entries, size = nil, nil, 0
@@ -113,11 +114,7 @@ func (s *partition) decide(ctx context.Context, it *item) (d millrace.Decision, 
 		}
 		tries = b.tries + 1
 	}
-	// A stream's events are in the order of time, so that "as of then" is a prefix of it; callers' clocks may differ.
-	if it.cmd.Time.After(s.last) {
-		s.last = it.cmd.Time
-	}
-	d = millrace.Decision{Command: &it.cmd, Fingerprint: it.fp, Time: s.last}
+	d = millrace.Decision{Command: &it.cmd, Fingerprint: it.fp, Time: it.cmd.Time}
 	if it.failure != nil {
 		// The stream's version stands in the outcome; it is not worth a wait if it cannot be read.
 		if e, _ = s.entry(ctx, stream); e != nil {
@@ -163,7 +160,16 @@ func (s *partition) decide(ctx context.Context, it *item) (d millrace.Decision, 
 		return d, e, true
 	}
 	d.Status, d.Events = millrace.StatusDecided, events
-	e.state, e.version = state, e.version+uint64(len(events))
+	if len(events) > 0 {
+		// A stream's events are in the order of time, so that "as of then" is a prefix of it; clocks may step back.
+		if d.Time.Before(e.last) {
+			d.Time = e.last
+		}
+		e.state, e.version, e.last = state, e.version+uint64(len(events)), d.Time
+		for i := range events {
+			s.cache.grow(e, len(events[i].Data))
+		}
+	}
 	return d, e, true
 }
 
@@ -179,7 +185,11 @@ func (s *partition) unblock(stream millrace.Stream) {
 
 func (s *partition) bury(d *millrace.Decision, f *millrace.Failure) {
 	d.Status, d.Failure = millrace.StatusDead, f
-	s.p.o.Logger.Error("command became a dead letter", "command", d.Command.ID, "stream", d.Command.Stream,
+	level := slog.LevelError
+	if f.Reason == millrace.ReasonUnknownType || f.Reason == millrace.ReasonUndecodable {
+		level = slog.LevelWarn // the sender's fault, and any sender can make many
+	}
+	s.p.o.Logger.Log(context.Background(), level, "command became a dead letter", "command", d.Command.ID, "stream", d.Command.Stream,
 		"type", d.Command.Type, "reason", f.Reason, "attempts", f.Attempts)
 }
 
@@ -198,21 +208,21 @@ func (s *partition) entry(ctx context.Context, stream millrace.Stream) (*entry, 
 	c, ok := s.p.registry.Category(stream)
 	if !ok {
 		version, err := s.p.store.Version(ctx, stream)
-		return &entry{stream: stream, version: version}, err
+		return &entry{stream: stream, folded: folded{version: version}}, err
 	}
 	began := s.p.o.Now()
-	state, version, err := s.load(ctx, c, stream)
+	f, err := s.load(ctx, c, stream)
 	if err != nil {
 		return nil, err
 	}
 	s.p.o.Observer.Loaded(s.p.o.Now().Sub(began))
-	e := &entry{stream: stream, category: c, state: state, version: version}
+	e := &entry{stream: stream, category: c, folded: f}
 	s.cache.add(e)
 	return e, nil
 }
 
 // load reads a state. A fold that panics is an error like any other.
-func (s *partition) load(ctx context.Context, c *millrace.Category, stream millrace.Stream) (state any, version uint64, err error) {
+func (s *partition) load(ctx context.Context, c *millrace.Category, stream millrace.Stream) (f folded, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: folding the stream panicked: %v", millrace.ErrCorrupt, r)

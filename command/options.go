@@ -19,6 +19,9 @@ type Options struct {
 	MaxBacklog int64
 	// CacheStreams is how many streams' states are kept in memory, over all partitions. Defaults to 65,536.
 	CacheStreams int
+	// CacheBytes is the most that these states may stand for, in bytes of their events, over all partitions; in memory they
+	// take two to four times that. Defaults to 64 MiB.
+	CacheBytes int
 	// Attempts is how often a decision that panics or a state that cannot be folded is tried before the command becomes
 	// a dead letter. Errors that may pass by themselves are retried without end. Defaults to 3.
 	Attempts int
@@ -58,7 +61,9 @@ func (nobody) Loaded(time.Duration)                           {}
 const (
 	// maxQueueBytes bounds the bodies of the commands in memory: what a store must be able to take once it says that it
 	// can take more.
-	maxQueueBytes = 16 << 20
+	maxQueueBytes = 8 << 20
+	// maxCommitBytes bounds the commands and events of one commit, which must fit into a segment of the journal.
+	maxCommitBytes = 4 << 20
 	// maxEvents bounds the events of one decision: they share a commit, and a reader must take them together.
 	maxEvents = 1000
 	// maxEventData bounds the bodies of one decision's events together: an order of the most lines with its totals. They
@@ -91,6 +96,9 @@ func (o *Options) withDefaults() Options {
 	if r.CacheStreams == 0 {
 		r.CacheStreams = 64 << 10
 	}
+	if r.CacheBytes == 0 {
+		r.CacheBytes = 64 << 20
+	}
 	if r.Attempts == 0 {
 		r.Attempts = 3
 	}
@@ -101,7 +109,7 @@ func (o *Options) withDefaults() Options {
 		r.Logger = slog.New(slog.DiscardHandler)
 	}
 	if r.Now == nil {
-		r.Now = time.Now
+		r.Now = time.Now //nolint:forbidigo // the default of what is injected
 	}
 	return r
 }

@@ -75,21 +75,21 @@ func TestQueueFullOfBytes(t *testing.T) {
 	catchUp(t, p.Processor, kept)
 	ctx := patient(t)
 	note := strings.Repeat("x", 1<<20-100)
-	for i := range 17 {
+	for i := range 9 {
 		id := fmt.Sprint("c", i)
 		_, err := p.Accept(ctx, addNote(id, "a", 1, note))
-		if i < 16 && err != nil {
+		if i < 8 && err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
-		if i == 16 {
+		if i == 8 {
 			overloaded(t, s, id, "queue", err)
 		}
 	}
 	slow.open()
-	if o := decided(t, p.Processor, addNote("c15", "a", 1, note)); o.Status != millrace.StatusDecided || o.Version != 17 {
+	if o := decided(t, p.Processor, addNote("c7", "a", 1, note)); o.Status != millrace.StatusDecided || o.Version != 9 {
 		t.Errorf("%+v", o)
 	}
-	if o := decided(t, p.Processor, addNote("c16", "a", 1, note)); o.Status != millrace.StatusDecided || o.Version != 18 {
+	if o := decided(t, p.Processor, addNote("c8", "a", 1, note)); o.Status != millrace.StatusDecided || o.Version != 10 {
 		t.Errorf("%+v", o)
 	}
 }

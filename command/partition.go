@@ -26,6 +26,7 @@ type partition struct {
 	behind   bool
 	inFlight int // decisions on their way to the disk
 	bytes    int // of their commands
+	maxBytes int // of them, at the most
 	closed   bool
 
 	// alone counts acceptances on their way to the disk, behind the back of the loop. It and failed are no concern of
@@ -36,7 +37,6 @@ type partition struct {
 	// The loop's own: streams that wait for another attempt, in the order of their items.
 	blocked map[millrace.Stream]*blocked
 	waiting int // items in blocked
-	last    time.Time
 }
 
 // blocked is a stream whose next command could not be decided for a reason that may pass.
@@ -46,18 +46,19 @@ type blocked struct {
 	next  time.Time
 }
 
-// maxInFlight and maxInFlightBytes bound the decisions of a partition that wait for the disk: as much as a batch of
-// the store takes.
+// maxInFlight and minInFlightBytes: the decisions of a partition that wait for the disk are bounded in number, and their
+// commands in bytes to the partition's share of maxQueueBytes, but not to less than what makes a good commit.
 const (
 	maxInFlight      = 4096
-	maxInFlightBytes = 4 << 20
+	minInFlightBytes = 256 << 10
 )
 
 func newPartition(p *Processor, index int) *partition {
 	return &partition{
 		p: p, index: index, wake: make(chan struct{}, 1), behind: true,
-		cache:   newCache(max(p.o.CacheStreams/p.store.Partitions(), 16)),
-		blocked: map[millrace.Stream]*blocked{},
+		cache:    newCache(max(p.o.CacheStreams/p.store.Partitions(), 16), p.o.CacheBytes/p.store.Partitions()),
+		blocked:  map[millrace.Stream]*blocked{},
+		maxBytes: max(maxQueueBytes/p.store.Partitions(), minInFlightBytes),
 	}
 }
 
@@ -312,7 +313,7 @@ func (s *partition) roomInFlight() bool {
 }
 
 // full says whether enough is on its way to the disk; s.mu is held.
-func (s *partition) full() bool { return s.inFlight >= maxInFlight || s.bytes >= maxInFlightBytes }
+func (s *partition) full() bool { return s.inFlight >= maxInFlight || s.bytes >= s.maxBytes }
 
 // undecided yields the store's undecided commands as items: the ones in flight where somebody waits for them.
 func (s *partition) undecided(ctx context.Context) iter.Seq2[*item, error] {
@@ -357,7 +358,7 @@ func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
 			if it.cmd.Body == nil && it.failure == nil {
 				it.map_(s.p.registry)
 			}
-			if page = append(page, it); len(page) >= s.p.o.MaxBatch || size >= maxInFlightBytes {
+			if page = append(page, it); len(page) >= s.p.o.MaxBatch || size >= s.maxBytes {
 				if !yield(page, nil) {
 					return
 				}

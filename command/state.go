@@ -2,8 +2,8 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"time"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/jsonx"
@@ -13,6 +13,7 @@ import (
 type snapshot struct {
 	StateVersion int            `json:"state_version"`
 	Version      uint64         `json:"version"`
+	Time         time.Time      `json:"time"` // of the event of that version
 	State        jsonx.RawValue `json:"state"`
 }
 
@@ -29,57 +30,87 @@ type loader struct {
 	registry *millrace.Registry
 }
 
+// folded is what a stream's events come to.
+type folded struct {
+	state   any
+	version uint64
+	last    time.Time // of the newest event
+	weight  int       // about the bytes that the state stands for, see weigh
+}
+
+const (
+	// smallEvent and manySmall: many small events mostly replace each other in the state, as those of a hot SKU do; a large
+	// one, such as an order of thousands of lines, stays in it.
+	smallEvent = 1 << 10
+	manySmall  = 16 << 10
+)
+
+// weigh adds an event's bytes to a state's weight.
+func weigh(weight, event int) int {
+	if event > smallEvent {
+		return weight + event
+	}
+	return max(weight, min(weight+event, manySmall))
+}
+
+// apply folds one event in.
+func (f *folded) apply(c *millrace.Category, e *millrace.Recorded, body any) {
+	f.state, f.version, f.last = c.Evolve(f.state, body), e.Version, e.Time
+	f.weight = weigh(f.weight, len(e.Data))
+}
+
 // load returns the stream's state at its newest version, or at until (0: the newest).
-func (l *loader) load(ctx context.Context, c *millrace.Category, s millrace.Stream, until uint64) (state any, version uint64, err error) {
+func (l *loader) load(ctx context.Context, c *millrace.Category, s millrace.Stream, until uint64) (f folded, err error) {
 	newest, err := l.store.Version(ctx, s)
 	if err != nil {
-		return nil, 0, err
+		return f, err
 	}
 	if until == 0 || until > newest {
 		until = newest
 	}
-	state = c.Initial(s)
+	f.state = c.Initial(s)
 	if until == 0 {
-		return state, 0, nil
+		return f, nil
 	}
-	if snap, v, ok := l.snapshot(ctx, c, s); ok && v <= until {
-		state, version = snap, v
+	if newest >= SnapshotEvery {
+		if snap, ok := l.snapshot(ctx, c, s); ok && snap.version <= until {
+			f = snap
+		}
 	}
-	if version == until {
-		return state, version, nil
+	if f.version == until {
+		return f, nil
 	}
-	for e, err := range l.store.Events(ctx, s, version+1) {
+	for e, err := range l.store.Events(ctx, s, f.version+1) {
 		if err != nil {
-			return nil, 0, err
+			return f, err
 		}
 		body, err := l.registry.Body(&e)
 		if err != nil {
 			// Another try reads the same bytes.
-			return nil, 0, fmt.Errorf("%w: %w", millrace.ErrCorrupt, err)
+			return f, fmt.Errorf("%w: %w", millrace.ErrCorrupt, err)
 		}
-		state, version = c.Evolve(state, body), e.Version
-		if version == until {
-			return state, version, nil
+		if f.apply(c, &e, body); f.version == until {
+			return f, nil
 		}
 	}
-	return nil, 0, fmt.Errorf("%w: the stream ends at version %d instead of %d", millrace.ErrCorrupt, version, until)
+	return f, fmt.Errorf("%w: the stream ends at version %d instead of %d", millrace.ErrCorrupt, f.version, until)
 }
 
 // snapshot reads a usable snapshot. Anything that is wrong with one is as good as none.
-func (l *loader) snapshot(ctx context.Context, c *millrace.Category, s millrace.Stream) (any, uint64, bool) {
+func (l *loader) snapshot(ctx context.Context, c *millrace.Category, s millrace.Stream) (f folded, ok bool) {
 	doc, err := l.store.Document(ctx, snapshotCollection(), s.Partition(l.store.Partitions()), string(s))
 	if err != nil {
-		return nil, 0, false
+		return f, false
 	}
 	snap, err := snapshotTable.Decode(doc.Data)
 	if err != nil || snap.StateVersion != c.StateVersion {
-		return nil, 0, false
+		return f, false
 	}
 	state, err := c.DecodeState(snap.State)
 	if err != nil {
-		return nil, 0, false
+		return f, false
 	}
-	return state, snap.Version, true
+	return folded{state: state, version: snap.Version, last: snap.Time, weight: len(snap.State)}, true
 }
 
 // SnapshotEvery is how many events a stream gets between two snapshots: few enough that reading the rest takes about
@@ -99,18 +130,18 @@ func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Cons
 			if !ok {
 				return fmt.Errorf("%w: no category for the stream", millrace.ErrNotFound)
 			}
-			state, version, err := l.load(ctx, c, e.Stream, e.Version)
+			f, err := l.load(ctx, c, e.Stream, e.Version)
+			if err != nil && millrace.IsTransient(err) || err == nil && f.version != e.Version {
+				return nil // snapshots only save time: the stream's next one will do
+			}
 			if err != nil {
 				return err
 			}
-			if version != e.Version {
-				return errors.New("a newer snapshot exists already")
-			}
-			data, err := c.EncodeState(state)
+			data, err := c.EncodeState(f.state)
 			if err != nil {
 				return err
 			}
-			snapshotTable.Put(v, string(e.Stream), &snapshot{StateVersion: c.StateVersion, Version: version, State: data})
+			snapshotTable.Put(v, string(e.Stream), &snapshot{StateVersion: c.StateVersion, Version: f.version, Time: f.last, State: data})
 			return nil
 		},
 	}

@@ -166,12 +166,12 @@ func telling(stateVersion int) millrace.Domain[millracetest.TallyState] {
 	return d
 }
 
-// tell asks a new processor for a stream's state, and how many events it read for that.
-func tell(t testing.TB, s *millrace.Store, stream string, stateVersion int, id string) (state string, read int64) {
+// tell asks a new processor for the state of stream a, and how many events it read for that.
+func tell(t testing.TB, s *millrace.Store, stateVersion int, id string) (state string, read int64) {
 	t.Helper()
 	h := &hooks{}
 	p := runWith(t, hooked(s, h), registryOf(t, telling(stateVersion)), nil)
-	o := decided(t, p.Processor, addNote(id, stream, 1, "tell"))
+	o := decided(t, p.Processor, addNote(id, "a", 1, "tell"))
 	if o.Refusal == nil {
 		t.Fatalf("%+v", o)
 	}
@@ -213,7 +213,7 @@ func TestSnapshots(t *testing.T) {
 	decided(t, p, split("rest", "a", 30))
 	decided(t, p, split("short", "b", 30))
 	stop()
-	want, read := tell(t, s, "a", 1, "before")
+	want, read := tell(t, s, 1, "before")
 	if want != fmt.Sprintf("version %d {Total:%d Count:%d}", events, events, events) || read != events {
 		t.Fatalf("without a snapshot: %s after reading %d events", want, read)
 	}
@@ -224,7 +224,7 @@ func TestSnapshots(t *testing.T) {
 	}
 	check := func(when string, version int, wantRead int64) {
 		t.Helper()
-		got, read := tell(t, s, "a", version, when)
+		got, read := tell(t, s, version, when)
 		if got != want || read != wantRead {
 			t.Errorf("%s: %s after reading %d events, want %s after %d", when, got, read, want, wantRead)
 		}
@@ -272,10 +272,10 @@ func TestSnapshotEqualsReplay(t *testing.T) {
 		}
 		takeSnapshots(t, s)
 		want := fmt.Sprintf("version %d {Total:%d Count:%d}", total, total, total)
-		if got, read := tell(t, s, "a", 1, "with"); got != want || read >= command.SnapshotEvery {
+		if got, read := tell(t, s, 1, "with"); got != want || read >= command.SnapshotEvery {
 			rt.Errorf("from the snapshot: %s after %d events, want %s", got, read, want)
 		}
-		if got, read := tell(t, s, "a", 2, "without"); got != want || read != total {
+		if got, read := tell(t, s, 2, "without"); got != want || read != total {
 			rt.Errorf("from the events: %s after %d events, want %s", got, read, want)
 		}
 		if err := s.Close(); err != nil {

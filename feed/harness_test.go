@@ -109,7 +109,7 @@ func follow(t testing.TB, s *millrace.Store, reg *millrace.Registry, c millrace.
 	select {
 	case err := <-ended:
 		cancel()
-		<-seen
+		<-seen //nolint:errcheck // it ends with the ctx
 		return err
 	case err := <-seen:
 		if err != nil {

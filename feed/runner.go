@@ -91,7 +91,7 @@ func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer
 		r.o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if r.o.Now == nil {
-		r.o.Now = time.Now
+		r.o.Now = time.Now //nolint:forbidigo // the default of what is injected
 	}
 	if r.c.Collection == nil {
 		name := r.c.Name
@@ -257,7 +257,7 @@ func (w *worker) more(ctx context.Context, last []millrace.Recorded) (events []m
 	default:
 	}
 	e := &last[len(last)-1]
-	if head := w.r.store.Head().Position(e.Partition); head-e.Position < farBehind/uint64(len(w.views)) { //nolint:gosec // a count
+	if head := w.r.store.Head().Position(e.Partition); head-e.Position < farBehind/uint64(len(w.views)) {
 		return nil, false
 	}
 	select {

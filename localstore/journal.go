@@ -74,7 +74,6 @@ type preparer struct {
 	ready uint64      // the segment that is ready, 0 for none
 	full  atomic.Bool // the last try failed because the disk is full
 	want  chan uint64
-	wait  sync.WaitGroup
 }
 
 func newJournal(o *Options, dir string, meta millrace.Meta) *journal {

@@ -107,9 +107,9 @@ func version(v int, before func(e *millrace.Recorded)) millrace.Projection {
 	return p
 }
 
-// double is a later version of the projection, whose documents hold twice the total.
-func double(v int, before func(e *millrace.Recorded)) millrace.Projection {
-	p := version(v, before)
+// double is version 2 of the projection, whose documents hold twice the total.
+func double(before func(e *millrace.Recorded)) millrace.Projection {
+	p := version(2, before)
 	p.Project = func(views millrace.Views, e *millrace.Recorded) error {
 		if before != nil {
 			before(e)

@@ -112,7 +112,7 @@ func New(ctx context.Context, store *millrace.Store, projections []millrace.Proj
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if opts.Now == nil {
-		opts.Now = time.Now
+		opts.Now = time.Now //nolint:forbidigo // the default of what is injected
 	}
 	s := &Service{o: opts, store: store, models: map[string]*Model{}}
 	for _, p := range projections {

@@ -236,7 +236,7 @@ func TestChangedVersionIsRebuilt(t *testing.T) {
 
 	s = open(t, fs)
 	h := newHold(t, 60)
-	svc, stop = serve(t, s, double(2, h.pass))
+	svc, stop = serve(t, s, double(h.pass))
 	m := svc.Model("tallies")
 	select {
 	case <-h.reached:
@@ -271,7 +271,7 @@ func TestChangedVersionIsRebuilt(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	svc, _ = serve(t, s, double(2, nil))
+	svc, _ = serve(t, s, double(nil))
 	m = svc.Model("tallies")
 	wait(t, m, s.Head())
 	if st, err := m.Status(t.Context()); err != nil || st.Rebuild != nil || st.Generation != 2 || st.Version != 2 {
@@ -349,7 +349,7 @@ func TestWaitAcrossASwitch(t *testing.T) {
 	o := send(t, p, "d", 50, 5) // the old code's documents will never see these
 	stopDeciding()
 	h := newHold(t, 20)
-	svc, _ = serve(t, s, double(2, h.pass))
+	svc, _ = serve(t, s, double(h.pass))
 	m := svc.Model("tallies")
 	<-h.reached
 	var wg sync.WaitGroup
@@ -438,7 +438,7 @@ func TestPaused(t *testing.T) {
 		t.Error(err)
 	}
 	want := dump(t, svc.Model("tallies"))
-	svc, err := projection.New(t.Context(), s, []millrace.Projection{double(2, nil)}, projection.Options{Paused: true, Run: func(context.Context, millrace.Consumer) error {
+	svc, err := projection.New(t.Context(), s, []millrace.Projection{double(nil)}, projection.Options{Paused: true, Run: func(context.Context, millrace.Consumer) error {
 		t.Error("a consumer runs")
 		return nil
 	}})

@@ -30,7 +30,7 @@ type histogram struct {
 
 func bucketOf(us uint64) int {
 	if us < precision {
-		return int(us) //nolint:gosec // small
+		return int(us)
 	}
 	shift := bits.Len64(us) - precisionBits - 1
 	return shift*precision + int(us>>shift) //nolint:gosec // below 2*precision
@@ -42,12 +42,12 @@ func upper(bucket int) uint64 {
 		return uint64(bucket) //nolint:gosec // an index
 	}
 	shift := bucket/precision - 1
-	return (uint64(bucket%precision+precision)+1)<<shift - 1 //nolint:gosec // an index
+	return (uint64(bucket%precision+precision)+1)<<shift - 1
 }
 
 func (h *histogram) add(d time.Duration) {
 	us := max(d.Microseconds(), 0)
-	h.counts[bucketOf(uint64(us))]++ //nolint:gosec // not negative
+	h.counts[bucketOf(uint64(us))]++
 	h.count++
 	h.most = max(h.most, d)
 }

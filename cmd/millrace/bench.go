@@ -46,14 +46,14 @@ type result struct {
 	Items        int      `json:"items"`
 	BytesPerItem float64  `json:"bytes_per_item"` // on disk
 	Control      *control `json:"control,omitempty"`
-	Ratio        float64  `json:"ratio,omitempty"` // to the control, in the same run
+	Ratio        float64  `json:"ratio,omitzero"` // to the control, in the same run
 	// Others are further controls of the same run.
 	Others []control `json:"other_controls,omitempty"`
 	// OfIntake is the ratio to the intake bench in the same run.
-	OfIntake float64 `json:"ratio_to_intake,omitempty"`
+	OfIntake float64 `json:"ratio_to_intake,omitzero"`
 	Oversold *int64  `json:"oversold,omitempty"`
-	MaxRSS   int64   `json:"max_rss_bytes,omitempty"`
-	Clients  int     `json:"clients,omitempty"`
+	MaxRSS   int64   `json:"max_rss_bytes,omitzero"`
+	Clients  int     `json:"clients,omitzero"`
 	CPUs     int     `json:"cpus"`
 }
 
@@ -61,8 +61,8 @@ type result struct {
 type control struct {
 	Name string  `json:"name"`
 	Rate float64 `json:"rate"`
-	P50  float64 `json:"p50_ms,omitempty"`
-	P99  float64 `json:"p99_ms,omitempty"`
+	P50  float64 `json:"p50_ms,omitzero"`
+	P99  float64 `json:"p99_ms,omitzero"`
 }
 
 func newBenchCommand() *cobra.Command {

@@ -152,7 +152,8 @@ func withRawLog(ctx context.Context, o *benchOptions, items int) (*control, erro
 	}
 	log := newRawLog(f)
 	c, err := measureHandler(ctx, o, items, "bare handler with raw log and group-commit sync", log)
-	return c, errors.Join(err, log.close(), f.Close(), os.Remove(f.Name()))
+	log.close()
+	return c, errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
 // rawLog is the plainest durable log: one file, and one goroutine that writes and syncs what has gathered.
@@ -198,7 +199,7 @@ func (l *rawLog) run() {
 		}
 		_, err := l.f.Write(buf)
 		if err == nil {
-			err = syscall.Fdatasync(int(l.f.Fd())) //nolint:gosec // a descriptor is small
+			err = syscall.Fdatasync(int(l.f.Fd()))
 		}
 		for _, ch := range wait {
 			ch <- err
@@ -206,13 +207,12 @@ func (l *rawLog) run() {
 	}
 }
 
-func (l *rawLog) close() error {
+func (l *rawLog) close() {
 	l.mu.Lock()
 	l.shut = true
 	l.mu.Unlock()
 	l.cond.Signal()
 	<-l.done
-	return nil
 }
 
 // flashShare: one of so many buyers gets something.

@@ -45,7 +45,7 @@ func newProgress(out io.Writer, what string, total int, quiet bool) *progress {
 // isTerminal says whether a person looks at the output. CI and TERM=dumb say no.
 func isTerminal(out io.Writer) bool {
 	f, ok := out.(*os.File)
-	return ok && os.Getenv("CI") == "" && os.Getenv("TERM") != "dumb" && cwriter.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor is small
+	return ok && os.Getenv("CI") == "" && os.Getenv("TERM") != "dumb" && cwriter.IsTerminal(int(f.Fd()))
 }
 
 // set says how many are done.

@@ -48,7 +48,7 @@ Exits with 0 when all is well and with 3 when something is wrong, which it names
 type verdict struct {
 	OK       bool     `json:"ok"`
 	Problems []string `json:"problems"`
-	More     int      `json:"more,omitzero"` // problems that were not printed
+	More     int      `json:"more,omitzero"`      // problems that were not printed
 	Repaired []string `json:"repaired,omitempty"` // what a crash had left torn, and opening the store mended
 	Events   uint64   `json:"events"`
 	Backlog  int64    `json:"backlog"`

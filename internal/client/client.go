@@ -176,7 +176,7 @@ func (c *Client) send(ctx context.Context, q *call) (*Response, error) {
 	start := time.Now()
 	first := c.next.Add(1) - 1
 	for attempt := 1; ; attempt++ {
-		server := c.servers[(first+uint64(attempt)-1)%uint64(len(c.servers))] //nolint:gosec // attempt counts from 1
+		server := c.servers[(first+uint64(attempt)-1)%uint64(len(c.servers))]
 		res, again, err := c.attempt(ctx, server, q)
 		if err != nil {
 			return nil, err

@@ -128,7 +128,7 @@ func (c *Client) Commands(ctx context.Context, lines [][]byte, wait time.Duratio
 	start := time.Now()
 	first := c.next.Add(1) - 1
 	for attempt := 1; len(open) > 0; attempt++ {
-		server := c.servers[(first+uint64(attempt)-1)%uint64(len(c.servers))] //nolint:gosec // attempt counts from 1
+		server := c.servers[(first+uint64(attempt)-1)%uint64(len(c.servers))]
 		before := len(open)
 		left, again, err := c.lines(ctx, server, lines, open, out, wait)
 		if err != nil {

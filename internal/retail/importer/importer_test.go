@@ -118,8 +118,7 @@ func TestSumsByCustomer(t *testing.T) {
 	run(t, serve(t, s), f, nil)
 	got := map[string]retailtest.Account{}
 	for _, id := range s.Accepted() {
-		switch o := s.State("order-" + id).(type) {
-		case *order.Order:
+		if o, ok := s.State("order-" + id).(*order.Order); ok {
 			a := got[o.CustomerID]
 			a.Orders, a.Minor = a.Orders+1, a.Minor+o.Total.Minor
 			got[o.CustomerID] = a

@@ -32,33 +32,37 @@ func newFilter(bytes int) *filter {
 	return &filter{blocks: make([][filterBlock]atomic.Uint64, max(bytes/(8*filterBlock), 1))}
 }
 
-// probe calls f with the words and bits of a key until f says no.
-func (f *filter) probe(key []byte, each func(word *atomic.Uint64, bit uint64) bool) bool {
+// line finds a key's cache line and the bits that it has there. The high half of the hash names the line; the whole of
+// it, stirred, gives nine bits for each probe.
+func (f *filter) line(key []byte) (line *[filterBlock]atomic.Uint64, bits uint64) {
 	h := xxhash.Sum64(key)
-	b := &f.blocks[(h>>32)%uint64(len(f.blocks))]
-	// Nine bits name a bit of the line; the low half of the hash, stirred, gives them.
-	g := h * 0x9e3779b97f4a7c15
-	for range filterProbes {
-		if !each(&b[g>>61], 1<<(g>>55&63)) {
-			return false
-		}
-		g = g<<9 | g>>55
-	}
-	return true
+	return &f.blocks[(h>>32)*uint64(len(f.blocks))>>32], h * 0x9e3779b97f4a7c15
 }
 
 func (f *filter) add(key []byte) {
-	f.probe(key, func(w *atomic.Uint64, bit uint64) bool {
-		if w.Load()&bit == 0 {
-			w.Or(bit)
+	line, bits := f.line(key)
+	for range filterProbes {
+		word, bit := &line[bits>>61], uint64(1)<<(bits>>55&63)
+		if word.Load()&bit == 0 {
+			word.Or(bit)
 		}
-		return true
-	})
+		bits = bits<<9 | bits>>55
+	}
 }
 
 // absent says that a key is certainly not in the index.
 func (f *filter) absent(key []byte) bool {
-	return f.ready.Load() && !f.probe(key, func(w *atomic.Uint64, bit uint64) bool { return w.Load()&bit != 0 })
+	if !f.ready.Load() {
+		return false
+	}
+	line, bits := f.line(key)
+	for range filterProbes {
+		if line[bits>>61].Load()&(1<<(bits>>55&63)) == 0 {
+			return true
+		}
+		bits = bits<<9 | bits>>55
+	}
+	return false
 }
 
 // fill adds what the index holds and makes the filter answer. Keys that are added meanwhile are in it already.

@@ -67,15 +67,19 @@ func (f *filter) absent(key []byte) bool {
 
 // fill adds what the index holds and makes the filter answer. Keys that are added meanwhile are in it already.
 func (f *filter) fill(db *pebble.DB, stop <-chan struct{}) error {
-	for _, kind := range []byte{keyCommand, keyStream} {
-		prefix := []byte{kind}
+	// A span's key is the stream's, a NUL and a version.
+	for _, k := range []struct {
+		kind byte
+		tail int
+	}{{keyCommand, 0}, {keySpan, 1 + 8}} {
+		prefix := []byte{k.kind}
 		it, err := db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
 		if err != nil {
 			return indexError(err)
 		}
 		n := 0
 		for ok := it.First(); ok; ok = it.Next() {
-			f.add(it.Key())
+			f.add(it.Key()[:max(len(it.Key())-k.tail, 1)])
 			if n++; n%4096 == 0 {
 				select {
 				case <-stop:

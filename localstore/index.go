@@ -21,7 +21,6 @@ import (
 const (
 	keyMeta       = 'm' // -> applied
 	keyCommand    = 'c' // command id -> commandEntry
-	keyStream     = 'h' // stream -> newest version
 	keySpan       = 's' // stream, NUL, first version -> span of the journal that holds these versions
 	keyPending    = 'q' // partition, location -> command id
 	keyCheckpoint = 'k' // consumer, NUL, partition -> position
@@ -120,10 +119,11 @@ func decodeSpan(b []byte) (s span, err error) {
 
 func commandKey(b []byte, id string) []byte { return append(append(b, keyCommand), id...) }
 
-func streamKey(b []byte, s millrace.Stream) []byte { return append(append(b, keyStream), s...) }
+// appendStream is the part that all span keys of a stream share, and the stream's name in the filter.
+func appendStream(b []byte, s millrace.Stream) []byte { return append(append(b, keySpan), s...) }
 
 func spanKey(b []byte, s millrace.Stream, version uint64) []byte {
-	b = append(append(b, keySpan), s...)
+	b = appendStream(b, s)
 	return binary.BigEndian.AppendUint64(append(b, 0), version)
 }
 
@@ -385,12 +385,8 @@ func (x *indexer) flushSpans() error {
 		if err := x.set(x.key, x.val); err != nil {
 			return err
 		}
-		x.key, x.val = streamKey(x.key[:0], stream), binary.AppendUvarint(x.val[:0], sp.last)
 		if sp.first == 1 {
-			x.known.add(x.key)
-		}
-		if err := x.set(x.key, x.val); err != nil {
-			return err
+			x.known.add(appendStream(x.key[:0], stream))
 		}
 	}
 	clear(x.spans)

@@ -156,7 +156,7 @@ func TestImportInterrupted(t *testing.T) {
 	web := httptest.NewServer(s)
 	defer web.Close()
 	s.Before = func(http.ResponseWriter, *http.Request) bool {
-		if len(s.Accepted()) == 50 {
+		if len(s.Accepted()) >= 50 { // several requests are on their way: none may see exactly 50
 			cancel()
 		}
 		return false

@@ -123,7 +123,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if !deal(gctx, workers, events) || !r.pace(gctx, len(events)) {
+			if !deal(gctx, workers, events) {
 				break
 			}
 		}
@@ -134,30 +134,6 @@ func (r *Runner) Run(ctx context.Context) error {
 		return nil //nolint:nilerr // an ended ctx is how a runner stops
 	}
 	return fmt.Errorf("consumer %s: %w", r.c.Name, err)
-}
-
-// A consumer that gets busyEvents at once and more waits for a moment before it looks again: every commit has costs of its
-// own, and under load they would take the processors from those who are at the door. It is late by as much then. With
-// manyEvents it is behind, and does not wait.
-const (
-	busyEvents = 16
-	manyEvents = 1024
-	busyPause  = 5 * time.Millisecond
-)
-
-// pace waits after a batch where there is reason to; false when ctx has ended.
-func (r *Runner) pace(ctx context.Context, events int) bool {
-	if events < busyEvents || events >= manyEvents {
-		return true
-	}
-	t := time.NewTimer(busyPause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // deal hands each worker its part of a batch.

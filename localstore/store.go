@@ -397,7 +397,7 @@ func (d *driver) applied(b durable) error {
 }
 
 // flushNow makes Pebble write its memory table now and then, so that a restart has a bounded part of the journal to
-// apply again. A store that is mostly read would otherwise keep it in memory for days.
+// apply again: small records fill the table much more slowly than the journal grows behind large ones.
 func (d *driver) flushNow(b *durable) error {
 	for _, r := range b.reqs {
 		d.unflushed += int64(len(r.chunk))

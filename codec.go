@@ -144,7 +144,12 @@ type Decision struct {
 	Failure     *Failure
 
 	Chain   ChainHash // the partition's chain after the decision. Set by the Store.
-	Encoded []byte    // the canonical encoding. Set by the Store.
+	Encoded []byte    // the canonical encoding. Set by the Store, and valid until Append returns.
+}
+
+// Head is the partition's head behind the decision.
+func (d *Decision) Head() Head {
+	return Head{Position: d.Position + uint64(len(d.Events)), Chain: d.Chain}
 }
 
 // Outcome is the decision seen from its command.
@@ -267,6 +272,7 @@ type Batch struct {
 	Epoch     uint64 // the owner's fencing token; the write fails with ErrFenced where it is not the newest
 	Accepted  []AcceptedCommand
 	Decisions []Decision
+	Prev      ChainHash // the partition's chain before the first decision. Set by the Store.
 }
 
 // AcceptedCommand is a command that is kept before it is decided.

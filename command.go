@@ -3,7 +3,6 @@ package millrace
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"time"
 )
 
@@ -41,8 +40,9 @@ type Fingerprint [sha256.Size]byte
 // Fingerprint computes the command's fingerprint. The id, the time and the ids of its story are not part of it.
 func (c *Command) Fingerprint() Fingerprint {
 	// One buffer and one call: three writes to a streaming hash cost more than the copy.
-	buf := make([]byte, 0, 3*binary.MaxVarintLen32+len(c.Stream)+len(c.Type)+len(c.Data))
-	buf = appendString(buf, string(c.Stream))
+	// A small one stays on the stack.
+	var small [1024]byte
+	buf := appendString(small[:0], string(c.Stream))
 	buf = appendString(buf, c.Type)
 	buf = appendBytes(buf, c.Data)
 	return sha256.Sum256(buf)

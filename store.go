@@ -14,13 +14,20 @@ type Store struct {
 	d    Driver
 	meta Meta
 
-	// owned is the head of each partition as its owner sees it: ahead of the driver's by what is on its way to the disk.
-	// Only the owner's loop touches it.
-	owned []Head
+	owned []owned
 
 	mu       sync.Mutex
 	progress map[string]*progress
 }
+
+// owned is a partition as its owner sees it. Only the owner's loop touches it.
+type owned struct {
+	head Head   // ahead of the driver's by what is on its way to the disk
+	buf  []byte // the encodings of the last batch: the driver is through with them
+}
+
+// maxEncodeBuffer is how much is kept for the next batch's encodings: a usual batch fits, and not much stands idle.
+const maxEncodeBuffer = 256 << 10
 
 // progress is how far a consumer has come, and who waits for it.
 type progress struct {
@@ -31,7 +38,9 @@ type progress struct {
 // NewStore puts the shared rules around a driver. Backends call it.
 func NewStore(d Driver) *Store {
 	s := &Store{d: d, meta: d.Meta(), progress: map[string]*progress{}}
-	s.owned = append(s.owned, d.Heads()...)
+	for _, h := range d.Heads() {
+		s.owned = append(s.owned, owned{head: h})
+	}
 	return s
 }
 
@@ -50,17 +59,27 @@ func (s *Store) Driver() Driver { return s.d }
 // is called: a batch that fails makes all later ones fail.
 func (s *Store) Commit(b *Batch, done func(error)) {
 	if len(b.Decisions) > 0 {
-		head := &s.owned[b.Partition]
-		for i := range b.Decisions {
-			d := &b.Decisions[i]
-			d.Position = head.Position
-			d.Encoded = AppendDecision(d.Encoded[:0], d)
-			d.Chain = NextChain(head.Chain, d.Encoded)
-			head.Position += uint64(len(d.Events))
-			head.Chain = d.Chain
-		}
+		s.owned[b.Partition].link(b)
 	}
 	s.d.Append(b, done)
+}
+
+// link numbers the decisions and continues the chain.
+func (o *owned) link(b *Batch) {
+	b.Prev = o.head.Chain
+	buf := o.buf[:0]
+	for i := range b.Decisions {
+		d := &b.Decisions[i]
+		d.Position = o.head.Position
+		start := len(buf)
+		buf = AppendDecision(buf, d)
+		d.Encoded = buf[start:len(buf):len(buf)] // of an older array where buf grows later, which holds the same
+		d.Chain = NextChain(o.head.Chain, d.Encoded)
+		o.head = d.Head()
+	}
+	if o.buf = buf; cap(buf) > maxEncodeBuffer {
+		o.buf = nil
+	}
 }
 
 // Accept keeps commands without deciding them and waits until they are durable.
@@ -76,7 +95,7 @@ func (s *Store) Accept(ctx context.Context, partition int, cs []AcceptedCommand)
 }
 
 // Reload takes the partition's head from the backend again: after taking the partition over.
-func (s *Store) Reload(partition int) { s.owned[partition] = s.d.Heads()[partition] }
+func (s *Store) Reload(partition int) { s.owned[partition].head = s.d.Heads()[partition] }
 
 // Writable, Lookup, Command, Pending, Backlog, Version, Events, Feed, Heads, Document, Documents, DropViews, Verify and Close
 // are the driver's: see [Driver].

@@ -28,9 +28,11 @@ type item struct {
 	isStored  atomic.Bool
 	err       error
 	forgotten bool // on disk, and in nobody's hands: whoever waits for the outcome must ask the store
-	// done is closed when outcome is final, or never will be in this process.
-	done    chan struct{}
-	isDone  atomic.Bool
+	// ended says that outcome is final, or never will be in this process. done is closed then, where there is one: most
+	// callers look when it has happened already, so it is made by the first who comes too early.
+	ended   atomic.Bool
+	done    atomic.Pointer[chan struct{}]
+	finish  atomic.Bool // somebody is at it
 	outcome millrace.Outcome
 
 	loaded   bool // the loop has it; guarded by the partition's lock
@@ -51,7 +53,7 @@ const (
 func (p *Processor) newItem(c millrace.Command, fp millrace.Fingerprint, now time.Time) *item {
 	return &item{
 		p: p, cmd: c, fp: fp, partition: c.Stream.Partition(p.store.Partitions()), began: now,
-		stored: make(chan struct{}), done: make(chan struct{}),
+		stored: make(chan struct{}),
 	}
 }
 
@@ -65,19 +67,44 @@ func (it *item) storedIs(err error) {
 
 // doneIs says what became of the command; nil where this process will not know. Only the first call counts.
 func (it *item) doneIs(o *millrace.Outcome) {
-	if it.isDone.CompareAndSwap(false, true) {
-		if o != nil {
-			it.outcome = *o
-		}
-		close(it.done)
+	if !it.finish.CompareAndSwap(false, true) {
+		return
 	}
+	if o != nil {
+		it.outcome = *o
+	}
+	it.ended.Store(true)
+	if done := it.done.Load(); done != nil {
+		close(*done)
+	}
+}
+
+// wait returns what is closed when the item has ended; nil where it has.
+func (it *item) wait() <-chan struct{} {
+	if it.ended.Load() {
+		return nil
+	}
+	done := it.done.Load()
+	if done == nil {
+		c := make(chan struct{})
+		if it.done.CompareAndSwap(nil, &c) {
+			done = &c
+		} else {
+			done = it.done.Load()
+		}
+	}
+	// It may have ended before there was something to close.
+	if it.ended.Load() {
+		return nil
+	}
+	return *done
 }
 
 // receipt is the proof for a caller whose command is on disk. An item that is in the flight only because somebody waits
 // may be gone when that somebody is, so whoever meets it there waits for himself.
 func (it *item) receipt(replayed bool) *millrace.Receipt {
 	var w millrace.Waiter = it
-	if it.forgotten || it.kept.Load() == fromStore && !it.isDone.Load() {
+	if it.forgotten || it.kept.Load() == fromStore && !it.ended.Load() {
 		w = &absent{p: it.p, id: it.cmd.ID}
 	}
 	return millrace.NewPendingReceipt(it.cmd.ID, it.cmd.Stream, replayed, w)
@@ -85,11 +112,9 @@ func (it *item) receipt(replayed bool) *millrace.Receipt {
 
 // Await implements millrace.Waiter.
 func (it *item) Await(ctx context.Context) (millrace.Outcome, error) {
-	select {
-	case <-it.done:
-	default:
+	if done := it.wait(); done != nil {
 		select {
-		case <-it.done:
+		case <-done:
 		case <-ctx.Done():
 			return millrace.Outcome{}, ctx.Err()
 		}

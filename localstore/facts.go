@@ -15,13 +15,14 @@ import (
 // feedEvents is how many events a feed gathers into one piece: enough to make a consumer's commit worth its cost.
 const feedEvents = 2048
 
+// errNoCommand is the usual answer, since most commands are new: it is made once.
+var errNoCommand = fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
+
 func (d *driver) lookup(id string) (commandEntry, bool, error) {
-	var buf [128]byte
-	key := commandKey(buf[:0], id)
-	if d.known.absent(key) {
+	if d.known.absentCommand(id) {
 		return commandEntry{}, false, nil
 	}
-	v, closer, err := d.db.Get(key)
+	v, closer, err := d.db.Get(commandKey(nil, id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return commandEntry{}, false, nil
 	}
@@ -43,7 +44,7 @@ func (d *driver) Lookup(_ context.Context, id string) (millrace.Outcome, error) 
 		return millrace.Outcome{}, err
 	}
 	if !ok {
-		return millrace.Outcome{}, fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
+		return millrace.Outcome{}, errNoCommand
 	}
 	if e.decision == 0 {
 		c, err := d.readCommand(e.command, id)
@@ -94,7 +95,7 @@ func (d *driver) Command(_ context.Context, id string) (millrace.Command, error)
 		return millrace.Command{}, err
 	}
 	if !ok {
-		return millrace.Command{}, fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
+		return millrace.Command{}, errNoCommand
 	}
 	return d.readCommand(e.command, id)
 }
@@ -145,13 +146,12 @@ func (d *driver) Version(_ context.Context, s millrace.Stream) (uint64, error) {
 		return 0, err
 	}
 	defer d.reads.leave()
-	var lo, hi [256]byte
-	if d.known.absent(appendStream(lo[:0], s)) {
+	if d.known.absentStream(s) {
 		return 0, nil
 	}
 	// The newest span says it. A key of its own for the newest version would save this look, which only a stream that is
 	// not in memory needs, and cost each command a third more in the index.
-	it, err := d.db.NewIter(&pebble.IterOptions{LowerBound: spanKey(lo[:0], s, 0), UpperBound: spanKey(hi[:0], s, ^uint64(0))})
+	it, err := d.db.NewIter(&pebble.IterOptions{LowerBound: spanKey(nil, s, 0), UpperBound: spanKey(nil, s, ^uint64(0))})
 	if err != nil {
 		return 0, indexError(err)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/millrace-io/millrace"
 )
 
 // filter says of most keys that are not in the index that they are not, without asking Pebble. Nearly every command
@@ -48,6 +50,17 @@ func (f *filter) add(key []byte) {
 		}
 		bits = bits<<9 | bits>>55
 	}
+}
+
+// absentCommand and absentStream keep the key on the stack, which Pebble would not let them.
+func (f *filter) absentCommand(id string) bool {
+	var buf [128]byte
+	return f.absent(commandKey(buf[:0], id))
+}
+
+func (f *filter) absentStream(s millrace.Stream) bool {
+	var buf [256]byte
+	return f.absent(appendStream(buf[:0], s))
 }
 
 // absent says that a key is certainly not in the index.

@@ -320,7 +320,7 @@ func (x *indexer) decide(partition int, d *millrace.Decision, command loc, at lo
 		}
 	}
 	n := uint64(len(d.Events))
-	x.heads[partition] = millrace.Head{Position: d.Position + n, Chain: d.Chain}
+	x.heads[partition] = d.Head()
 	if n == 0 {
 		return nil
 	}

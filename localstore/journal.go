@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -63,6 +64,7 @@ type journal struct {
 	buf   []byte
 	held  []*request // mutant only
 
+	used sync.Pool // of requests
 	prep preparer
 }
 
@@ -84,8 +86,8 @@ func newJournal(o *Options, dir string, meta millrace.Meta) *journal {
 }
 
 // encode lays out the records of a batch. It runs in the caller's goroutine, so that several callers share the work.
-func encode(b *millrace.Batch) *request {
-	size := 0
+func (r *request) encode() {
+	b, size := r.batch, 0
 	for i := range b.Accepted {
 		size += commandSize(b.Accepted[i].Command)
 	}
@@ -96,7 +98,8 @@ func encode(b *millrace.Batch) *request {
 			size += commandSize(d.Command)
 		}
 	}
-	r := &request{batch: b, chunk: make([]byte, 0, size), at: make([]recordPlace, 0, len(b.Accepted)+2*len(b.Decisions))}
+	r.chunk = slices.Grow(r.chunk, size)
+	r.at = slices.Grow(r.at, len(b.Accepted)+2*len(b.Decisions))
 	place := func(start int) { r.at = append(r.at, recordPlace{start, len(r.chunk) - start}) }
 	for i := range b.Accepted {
 		start := len(r.chunk)
@@ -114,7 +117,28 @@ func encode(b *millrace.Batch) *request {
 		r.chunk = appendDecisionRecord(r.chunk, b.Partition, d)
 		place(start)
 	}
+}
+
+// maxPooledChunk is the largest chunk that is kept for later requests: dozens of orders.
+const maxPooledChunk = 64 << 10
+
+// newRequest takes a used one where there is one: a request lives for one sync only.
+func (j *journal) newRequest(b *millrace.Batch) *request {
+	r, ok := j.used.Get().(*request)
+	if !ok {
+		r = &request{}
+	}
+	r.batch = b
 	return r
+}
+
+// free takes a request back that nobody looks at any more.
+func (j *journal) free(r *request) {
+	if cap(r.chunk) > maxPooledChunk {
+		return
+	}
+	*r = request{chunk: r.chunk[:0], at: r.at[:0]}
+	j.used.Put(r)
 }
 
 // commandSize is an upper bound of a command record's size.
@@ -124,17 +148,17 @@ func commandSize(c *millrace.Command) int {
 
 // append queues a batch.
 func (j *journal) append(b *millrace.Batch, done func(error)) {
-	r := &request{batch: b}
+	r := j.newRequest(b)
 	err := j.check(b)
 	if err == nil {
-		if r = encode(b); len(r.chunk) > j.capacity() {
+		if r.encode(); len(r.chunk) > j.capacity() {
 			err = fmt.Errorf("%w: a batch of %d bytes does not fit into a segment", millrace.ErrInvalid, len(r.chunk))
 		}
 	}
 	r.done, r.err = done, err
 	if n := len(b.Decisions); n > 0 && err == nil {
 		d := &b.Decisions[n-1]
-		j.queued[b.Partition] = millrace.Head{Position: d.Position + uint64(len(d.Events)), Chain: d.Chain}
+		j.queued[b.Partition] = d.Head()
 	}
 	j.mu.Lock()
 	if j.ended {
@@ -162,7 +186,7 @@ func (j *journal) check(b *millrace.Batch) error {
 	head := j.queued[b.Partition]
 	for i := range b.Decisions {
 		d := &b.Decisions[i]
-		if d.Position != head.Position || i == 0 && d.Chain != millrace.NextChain(head.Chain, d.Encoded) {
+		if d.Position != head.Position || i == 0 && b.Prev != head.Chain {
 			return fmt.Errorf("%w: the decisions do not continue partition %d", millrace.ErrInvalid, b.Partition)
 		}
 		head.Position += uint64(len(d.Events))
@@ -310,7 +334,7 @@ func (j *journal) write(reqs []*request) error {
 	for _, r := range reqs {
 		if n := len(r.batch.Decisions); n > 0 && r.err == nil {
 			d := &r.batch.Decisions[n-1]
-			j.heads[r.batch.Partition] = millrace.Head{Position: d.Position + uint64(len(d.Events)), Chain: d.Chain}
+			j.heads[r.batch.Partition] = d.Head()
 		}
 	}
 	if cap(j.buf) > 2*maxBatchBytes {

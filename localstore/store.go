@@ -223,7 +223,7 @@ func (d *driver) recover(segments []uint64, a *anchor, state applied) (*recovere
 			if err := follow(d.x.heads, &e.record, e.partition, e.decision); err != nil {
 				return err
 			}
-			d.x.heads[e.partition] = millrace.Head{Position: e.decision.Position + uint64(len(e.decision.Events)), Chain: e.decision.Chain}
+			d.x.heads[e.partition] = e.decision.Head()
 			return nil
 		})
 	}
@@ -355,6 +355,7 @@ func (d *driver) applyAll() {
 				r.err = err
 			}
 			r.done(r.err)
+			d.j.free(r)
 		}
 	}
 }

@@ -157,7 +157,7 @@ func (v *verifier) batch(b *scanned) error {
 		}
 		d := e.decision
 		n := uint64(len(d.Events))
-		v.heads[e.partition] = millrace.Head{Position: d.Position + n, Chain: d.Chain}
+		v.heads[e.partition] = d.Head()
 		if d.Fresh {
 			v.commands++
 			if e.command.Fingerprint() != d.Fingerprint {

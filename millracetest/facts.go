@@ -166,19 +166,21 @@ func discontinuousRefused(t *testing.T, f *fixture) {
 	f.commit(&millrace.Batch{Partition: 1, Decisions: []millrace.Decision{decided(f.command(s, "{}"), true, 0, 2)}})
 	for _, c := range []struct {
 		name  string
-		spoil func(*millrace.Decision)
+		spoil func(*millrace.Batch, *millrace.Decision)
 	}{
-		{"position beyond the head", func(d *millrace.Decision) { d.Position++ }},
-		{"position before the head", func(d *millrace.Decision) { d.Position-- }},
-		{"chain of something else", func(d *millrace.Decision) { d.Chain[0] ^= 1 }},
+		{"position beyond the head", func(_ *millrace.Batch, d *millrace.Decision) { d.Position++ }},
+		{"position before the head", func(_ *millrace.Batch, d *millrace.Decision) { d.Position-- }},
+		{"behind another chain", func(b *millrace.Batch, _ *millrace.Decision) { b.Prev[0] ^= 1 }},
 	} {
 		d := decided(f.command(s, "{}"), true, 2, 1)
 		d.Position = f.heads[1].Position
 		d.Encoded = millrace.AppendDecision(nil, &d)
 		d.Chain = millrace.NextChain(f.heads[1].Chain, d.Encoded)
-		c.spoil(&d)
+		b := &millrace.Batch{Partition: 1, Prev: f.heads[1].Chain}
+		c.spoil(b, &d)
+		b.Decisions = []millrace.Decision{d}
 		done := make(chan error, 1)
-		f.s.Driver().Append(&millrace.Batch{Partition: 1, Decisions: []millrace.Decision{d}}, func(err error) { done <- err })
+		f.s.Driver().Append(b, func(err error) { done <- err })
 		wantErr(t, c.name, <-done, millrace.ErrInvalid)
 	}
 	f.s.Reload(1)

@@ -270,10 +270,13 @@ func (f *flight) drain(each func(*item)) {
 
 // Accept implements millrace.Intake.
 func (p *Processor) Accept(ctx context.Context, c millrace.Command) (*millrace.Receipt, error) {
-	it, replayed, err := p.submit(ctx, c)
+	it, replayed, err := p.submit(ctx, c, nil)
 	if err != nil {
 		p.o.Observer.Rejected(err)
 		return nil, err
+	}
+	if !replayed {
+		p.parts[it.partition].put(it)
 	}
 	return p.stored(ctx, it, replayed)
 }
@@ -293,6 +296,10 @@ func (p *Processor) stored(ctx context.Context, it *item, replayed bool) (*millr
 	return it.receipt(replayed), nil
 }
 
+// acceptGroup is how many commands of one call go to a loop at once: enough to share a commit's cost, and few enough
+// that the loops begin while the rest is still being looked at.
+const acceptGroup = 64
+
 // AcceptAll implements millrace.Intake.
 func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
 	type waiting struct {
@@ -302,7 +309,18 @@ func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []mill
 	out := make([]millrace.Accepted, len(cs))
 	items := make([]waiting, len(cs))
 	settled := 0
+	// They go to the loops in groups: a loop that is woken for the first one of many decides it alone.
+	groups := make([][]*item, len(p.parts))
+	put := func() {
+		for i, g := range groups {
+			if len(g) > 0 {
+				p.parts[i].put(g...)
+				groups[i] = g[:0]
+			}
+		}
+	}
 	settle := func(upTo int) {
+		put()
 		for ; settled < upTo; settled++ {
 			if w := items[settled]; w.it != nil {
 				out[settled].Receipt, out[settled].Err = p.stored(ctx, w.it, w.replayed)
@@ -312,7 +330,7 @@ func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []mill
 	}
 	for i := range cs {
 		for {
-			it, replayed, err := p.submit(ctx, cs[i])
+			it, replayed, err := p.submit(ctx, cs[i], put)
 			var full *millrace.OverloadError
 			if errors.As(err, &full) && full.What == queueName && settled < i {
 				// Our own commands fill the queue: let them through first.
@@ -324,6 +342,13 @@ func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []mill
 				out[i].Err = err
 			}
 			items[i] = waiting{it, replayed}
+			if err == nil && !replayed {
+				g := append(groups[it.partition], it)
+				if groups[it.partition] = g; len(g) >= acceptGroup {
+					p.parts[it.partition].put(g...)
+					groups[it.partition] = g[:0]
+				}
+			}
 			break
 		}
 	}
@@ -331,8 +356,9 @@ func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []mill
 	return out
 }
 
-// submit checks a command, finds out whether it is known, and puts it on its way if not.
-func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, replayed bool, err error) {
+// submit checks a command and finds out whether it is known. If not, it is admitted, and its loop must get it. put, where
+// there is one, hands over what the caller has held back: the command may have to wait for one of those.
+func (p *Processor) submit(ctx context.Context, c millrace.Command, put func()) (it *item, replayed bool, err error) {
 	if err := check(&c); err != nil {
 		return nil, false, err
 	}
@@ -358,6 +384,9 @@ func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, r
 			return other, true, nil
 		}
 		// The other one has the id only if it is kept: it may be the one that is refused.
+		if put != nil {
+			put()
+		}
 		select {
 		case <-other.stored:
 		case <-ctx.Done():
@@ -377,7 +406,6 @@ func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, r
 	if err := p.admit(len(it.cmd.Data)); err != nil {
 		return nil, false, p.giveUp(it, err)
 	}
-	p.parts[it.partition].put(it)
 	return it, false, nil
 }
 

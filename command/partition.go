@@ -69,22 +69,28 @@ func (s *partition) signal() {
 	}
 }
 
-// put takes a new command in.
-func (s *partition) put(it *item) {
+// put takes new commands in.
+func (s *partition) put(items ...*item) {
 	s.mu.Lock()
 	switch {
 	case s.closed:
 		s.mu.Unlock()
-		s.p.release(1, len(it.cmd.Data))
-		_ = s.p.giveUp(it, millrace.ErrClosed)
+		for _, it := range items {
+			s.p.release(1, len(it.cmd.Data))
+			_ = s.p.giveUp(it, millrace.ErrClosed)
+		}
 	case s.behind:
-		it.kept.Store(alone)
-		s.keep(it, false)
+		for _, it := range items {
+			it.kept.Store(alone)
+			s.keep(it, false)
+		}
 		s.mu.Unlock()
 	default:
-		it.loaded, it.admitted = true, true
-		s.queue = append(s.queue, it)
-		first := len(s.queue) == 1
+		first := len(s.queue) == 0
+		for _, it := range items {
+			it.loaded, it.admitted = true, true
+		}
+		s.queue = append(s.queue, items...)
 		s.mu.Unlock()
 		if first {
 			s.signal()

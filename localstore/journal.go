@@ -316,14 +316,18 @@ func (j *journal) write(reqs []*request) error {
 	}
 	h.crc = crc32.Checksum(b[batchHeaderSize:], castagnoli)
 	b = append(b, make([]byte, h.size()-len(b))...)
-	j.buf = b
 	next := h.put(b)
-	n, err := j.f.WriteAt(b, j.off)
+	// Zeros up to the end of the page, which are there already: so the kernel never has to read a page in to change a part
+	// of it. The file was filled past its cache.
+	end := min(roundUp(int(j.off)+len(b), pageSize), int(j.size))
+	padded := append(b, make([]byte, end-int(j.off)-len(b))...)
+	j.buf = padded
+	n, err := j.f.WriteAt(padded, j.off)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", j.end(), err)
 	}
-	if n != len(b) {
-		return fmt.Errorf("write %s: %d of %d bytes written", j.end(), n, len(b))
+	if n != len(padded) {
+		return fmt.Errorf("write %s: %d of %d bytes written", j.end(), n, len(padded))
 	}
 	if err := j.f.SyncData(); err != nil {
 		return fmt.Errorf("sync %s: %w", j.end(), err)
@@ -409,6 +413,9 @@ func (p *preparer) make(n uint64, j *journal) error {
 	return err
 }
 
+// pageSize is the kernel's page, or a part of it.
+const pageSize = 4096
+
 // fillChunk is how much of a new segment is written at once.
 const fillChunk = 1 << 20
 
@@ -426,14 +433,8 @@ func createSegment(o *Options, dir string, n uint64) (err error) {
 			_ = o.FS.Remove(path)
 		}
 	}()
-	buf := make([]byte, min(o.SegmentSize, fillChunk))
-	for left := o.SegmentSize; left > 0; {
-		clear(buf) // a vfs.File may write to what it is given
-		n, err := f.Write(buf[:min(left, fillChunk)])
-		if err != nil {
-			return errors.Join(fmt.Errorf("fill segment: %w", err), f.Close())
-		}
-		left -= int64(n)
+	if err := fill(o, f, path); err != nil {
+		return errors.Join(err, f.Close())
 	}
 	if err := f.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("sync segment: %w", err), f.Close())
@@ -442,6 +443,25 @@ func createSegment(o *Options, dir string, n uint64) (err error) {
 		return fmt.Errorf("close segment: %w", err)
 	}
 	return syncDir(o.FS, dir)
+}
+
+// fill writes zeros to a new segment.
+func fill(o *Options, f vfs.File, path string) error {
+	if o.FS == vfs.Default {
+		if done, err := fillDirect(path, o.SegmentSize); done || err != nil {
+			return err
+		}
+	}
+	buf := make([]byte, min(o.SegmentSize, fillChunk))
+	for left := o.SegmentSize; left > 0; {
+		clear(buf) // a vfs.File may write to what it is given
+		n, err := f.Write(buf[:min(left, fillChunk)])
+		if err != nil {
+			return fmt.Errorf("fill segment: %w", err)
+		}
+		left -= int64(n)
+	}
+	return nil
 }
 
 func syncDir(fs vfs.FS, dir string) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -186,13 +187,13 @@ func (v *image) with(changes map[string][]byte) map[string][]byte {
 
 // tally counts what came of damage.
 type tally struct {
-	mu                                sync.Mutex
-	refused, reported, repaired, same int
+	mu                                         sync.Mutex
+	refused, reported, repaired, ordered, same int
 }
 
 func (c *tally) String() string {
-	return fmt.Sprintf("%d refused at open, %d reported by verify or by the read, %d repaired from the journal, %d without effect",
-		c.refused, c.reported, c.repaired, c.same)
+	return fmt.Sprintf("%d refused at open, %d reported by verify or by the read, %d repaired from the journal, %d at the next open, %d without effect",
+		c.refused, c.reported, c.repaired, c.ordered, c.same)
 }
 
 // examine opens a damaged store, verifies it and reads everything. Whatever nobody complains of must be right.
@@ -208,6 +209,11 @@ func (v *image) examine(t testing.TB, c *tally, what string, files map[string][]
 	docs, derr := dumpDocs(s)
 	if err := s.Close(); err != nil {
 		t.Logf("%s: close: %v", what, err)
+	}
+	if _, err := mem.Stat(victimDir + "/" + rebuildName); err == nil {
+		c.note(&c.ordered)
+		v.madeAgain(t, what, mem)
+		return
 	}
 	names, err := mem.List(victimDir)
 	if err != nil {
@@ -225,6 +231,27 @@ func (v *image) examine(t testing.TB, c *tally, what string, files map[string][]
 		t.Errorf("%s: reading documents says %q, but verify has nothing to say", what, derr)
 	case derr == nil && docs != v.docs && docs != v.noDocs:
 		t.Errorf("%s: the documents are others, and reading them says nothing", what)
+	}
+}
+
+// madeAgain opens a store in whose index a read met damage: the index is another one now, and nobody complains.
+func (v *image) madeAgain(t testing.TB, what string, mem vfs.FS) {
+	t.Helper()
+	s, err := openWith(victimDir, small(t, Options{FS: mem, Partitions: 2, noBackground: true, Fatal: func(error) {}}), victimSegment)
+	if err != nil {
+		t.Errorf("%s: a read met damage in the index, and now the store is refused: %v", what, err)
+		return
+	}
+	if err := s.Verify(context.Background(), func(problem string) { t.Errorf("%s: the index was made again: %s", what, problem) }); err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+	docs, derr := dumpDocs(s)
+	v.mayBeGone(t, what, docs, derr)
+	if err := s.Close(); err != nil {
+		t.Errorf("%s: close: %v", what, err)
+	}
+	if _, err := mem.Stat(victimDir + "/" + rebuildName); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: the index is to be made once more: %v", what, err)
 	}
 }
 

@@ -165,7 +165,7 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	panic(err)
 }
 
-func openIndex(dir string, o *Options, fatal func(error)) (*pebble.DB, error) {
+func openIndex(dir string, o *Options, fatal func(error), damaged func()) (*pebble.DB, error) {
 	cache := pebble.NewCache(o.CacheSize)
 	defer cache.Unref()
 	po := &pebble.Options{
@@ -195,6 +195,7 @@ func openIndex(dir string, o *Options, fatal func(error)) (*pebble.DB, error) {
 		// the index is made again from the journal.
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			o.Logger.Error("pebble found damage", "file", info.Path, "error", info.Details)
+			damaged()
 		},
 	}
 	return openPebble(dir, po)

@@ -21,6 +21,8 @@ const (
 	journalDir = "journal"
 	indexDir   = "index"
 	lockName   = "LOCK"
+	// rebuildName is an empty file: the index is damaged, and the next Open makes it again.
+	rebuildName = "REBUILD-INDEX"
 )
 
 // recovered is what a journal was found to hold.

@@ -45,6 +45,7 @@ type driver struct {
 	diskFull atomic.Bool
 	stop     chan struct{}
 	wait     sync.WaitGroup
+	rebuild  sync.Once // orders to make the index again
 	closeErr error
 	once     sync.Once
 }
@@ -148,49 +149,6 @@ func (d *driver) loadAnchor() (*anchor, error) {
 		d.o.OnRepair(anchorName+": one of the two slots was damaged; the other one is used, and both are written again", true)
 	}
 	return a, nil
-}
-
-// loadIndex opens Pebble. An index that cannot be opened is put aside, and a new one is made from the journal:
-// everything in it follows from there.
-func (d *driver) loadIndex() (applied, error) {
-	path := d.path(indexDir)
-	state, err := d.openIndex(path)
-	if err == nil {
-		return state, nil
-	}
-	if d.db != nil {
-		_ = d.db.Close() // it is damaged and is put aside
-		d.db = nil
-	}
-	if !errors.Is(err, millrace.ErrCorrupt) {
-		return state, err
-	}
-	aside := path + ".damaged-" + d.o.Now().UTC().Format("20060102T150405.000000000")
-	d.o.Logger.Warn("the index is damaged; it is put aside and made again from the journal", "aside", aside, "error", err)
-	d.o.OnRepair(fmt.Sprintf("the index was damaged (%v); it is put aside as %s and made again from the journal", err, aside), false)
-	if err := d.o.FS.Rename(path, aside); err != nil {
-		return state, fmt.Errorf("put the damaged index aside: %w", err)
-	}
-	if err := syncDir(d.o.FS, d.root); err != nil {
-		return state, err
-	}
-	return d.openIndex(path)
-}
-
-func (d *driver) openIndex(path string) (applied, error) {
-	db, err := openIndex(path, &d.o, d.fail)
-	if err != nil {
-		return applied{}, err
-	}
-	d.db = db
-	state, err := readApplied(db)
-	if err != nil {
-		return state, err
-	}
-	if state.storeID != "" && state.storeID != d.meta.ID {
-		return state, fmt.Errorf("%w: index belongs to another store", millrace.ErrCorrupt)
-	}
-	return state, nil
 }
 
 // recover reads the journal's newest part, brings the index up to it and checks that both agree.

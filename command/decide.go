@@ -94,7 +94,34 @@ func (s *partition) block(it *item, tries int) {
 		b.next = s.p.o.Now().Add(backoff(tries))
 	}
 	b.items = append(b.items, it)
+	it.blocked = true
 	s.waiting++
+	s.discount(it)
+}
+
+// discount takes an item out of the queue's count: it is on its way to the store by itself, or there.
+func (s *partition) discount(it *item) {
+	if it.admitted {
+		it.admitted = false
+		s.p.release(1, len(it.cmd.Data))
+	}
+}
+
+// spill leaves an item of a blocked stream to the store, from where the loop reads it again when the stream is free.
+func (s *partition) spill(b *blocked, it *item) {
+	b.spilled = true
+	s.mu.Lock()
+	s.behind = true
+	it.loaded, it.drained, it.blocked = false, false, false
+	if it.kept.CompareAndSwap(fresh, alone) {
+		it.admitted = false // keep counts it out
+		s.keep(it, false)
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	// It stays among those in flight, where its waiters look for it: these are not more than the queue held.
+	s.discount(it)
 }
 
 // backoff is how long to wait before an attempt: doubling, between bounds.
@@ -108,7 +135,11 @@ func (s *partition) decide(ctx context.Context, it *item) (d millrace.Decision, 
 	stream := it.cmd.Stream
 	tries := 0
 	if b := s.blocked[stream]; b != nil {
-		if len(b.items) > 0 {
+		switch {
+		case b.full() || b.spilled && !it.drained && !it.blocked:
+			s.spill(b, it)
+			return d, nil, false
+		case len(b.items) > 0:
 			s.block(it, 0)
 			return d, nil, false
 		}
@@ -178,7 +209,12 @@ func (s *partition) unblock(stream millrace.Stream) {
 	if len(s.blocked) == 0 {
 		return
 	}
-	if b := s.blocked[stream]; b != nil && len(b.items) == 0 {
+	b := s.blocked[stream]
+	switch {
+	case b == nil || len(b.items) > 0:
+	case b.spilled:
+		b.tries = -1 // the next one from the store begins anew
+	default:
 		delete(s.blocked, stream)
 	}
 }

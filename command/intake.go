@@ -36,6 +36,8 @@ type item struct {
 	outcome millrace.Outcome
 
 	loaded   bool // the loop has it; guarded by the partition's lock
+	drained  bool // the loop has it from the store
+	blocked  bool // it waited behind others of its stream
 	admitted bool // it came through the queue and counts there
 	attempts int
 	waiters  int  // guarded by the flight's shard

@@ -36,15 +36,26 @@ type partition struct {
 
 	// The loop's own: streams that wait for another attempt, in the order of their items.
 	blocked map[millrace.Stream]*blocked
-	waiting int // items in blocked
+	waiting int  // items in blocked
+	skipped bool // the last look at the backlog left commands of blocked streams there
 }
 
-// blocked is a stream whose next command could not be decided for a reason that may pass.
+// blocked is a stream whose next command could not be decided for a reason that may pass. Its later commands wait
+// behind it: the first of them here, the rest in the store, so that a stream that is stuck takes neither memory nor the
+// queue's room from the others.
 type blocked struct {
 	items []*item
 	tries int
 	next  time.Time
+	// spilled: later commands of the stream are in the store. Only what is read from there may be decided next.
+	spilled bool
 }
+
+// maxBlocked is how many commands of a blocked stream are in memory: enough for a good commit when it gets free.
+const maxBlocked = 64
+
+// full says that further commands of the stream stay in the store.
+func (b *blocked) full() bool { return b != nil && len(b.items) >= maxBlocked }
 
 // maxInFlight and minInFlightBytes: the decisions of a partition that wait for the disk are bounded in number, and their
 // commands in bytes to the partition's share of maxQueueBytes, but not to less than what makes a good commit.
@@ -241,11 +252,14 @@ func (s *partition) nextTry(behind bool) (time.Duration, bool) {
 		return 0, false
 	}
 	wait, ok := time.Duration(0), false
-	if behind {
+	if behind && !s.skipped { // what was skipped is for the blocked streams' own time
 		wait, ok = firstRetry, true
 	}
 	now := s.p.o.Now()
 	for _, b := range s.blocked {
+		if len(b.items) == 0 {
+			continue
+		}
 		if d := max(b.next.Sub(now), 0); !ok || d < wait {
 			wait, ok = d, true
 		}
@@ -261,6 +275,7 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 		return false, nil
 	}
 	found := 0
+	s.skipped = false
 	for page, err := range s.pages(ctx) {
 		if err != nil {
 			return false, err
@@ -298,6 +313,14 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 			return true, nil
 		}
 	}
+	if s.skipped {
+		return false, nil
+	}
+	for stream, b := range s.blocked {
+		if b.spilled = false; len(b.items) == 0 {
+			delete(s.blocked, stream)
+		}
+	}
 	s.behind = false
 	return true, nil
 }
@@ -329,6 +352,10 @@ func (s *partition) undecided(ctx context.Context) iter.Seq2[*item, error] {
 				yield(nil, err)
 				return
 			}
+			if s.blocked[c.Command.Stream].full() {
+				s.skipped = true
+				continue
+			}
 			it := s.p.newItem(*c.Command, c.Fingerprint, s.p.o.Now())
 			it.kept.Store(fromStore)
 			it.storedIs(nil)
@@ -355,7 +382,7 @@ func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
 			}
 			s.mu.Lock()
 			had := it.loaded
-			it.loaded = true
+			it.loaded, it.drained = true, true
 			s.mu.Unlock()
 			if had {
 				continue

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -125,9 +126,12 @@ type Projections interface {
 	// Status gives one. Errors: [millrace.ErrNotFound].
 	Status(ctx context.Context, name string) (ProjectionStatus, error)
 	// Rebuild starts to build one anew and returns. A rebuild that is on its way already is no fault. Errors:
-	// [millrace.ErrNotFound].
+	// [millrace.ErrNotFound], [ErrPaused].
 	Rebuild(ctx context.Context, name string) error
 }
+
+// ErrPaused: read models stand still on this server, so that none can be rebuilt.
+var ErrPaused = errors.New("the read models are paused")
 
 // ProjectionStatus is how a read model is.
 type ProjectionStatus struct {
@@ -143,6 +147,19 @@ type ProjectionStatus struct {
 	// Identical says whether the newest rebuild made the very documents that it replaced. Nil where there was none, or where
 	// the two stood at different positions.
 	Identical *bool `json:"identical,omitempty"`
+	// Rebuild is the newest rebuild since the server started. Nil where there was none.
+	Rebuild *RebuildStatus `json:"rebuild,omitempty"`
+}
+
+// RebuildStatus is how far a rebuild is, or how it ended.
+type RebuildStatus struct {
+	Generation uint64    `json:"generation"` // that it makes
+	Started    time.Time `json:"started"`
+	Finished   time.Time `json:"finished,omitzero"` // zero while it is on its way
+	Events     uint64    `json:"events"`            // handled so far
+	// Error says why it failed, in words of the wiring: what is live is then what was live before. Texts of errors do not
+	// belong here, because they may hold values and paths.
+	Error string `json:"error,omitempty"`
 }
 
 // TimeKey is the key part of a time, so that parts sort as their times do: RFC 3339 in UTC with nine decimals.

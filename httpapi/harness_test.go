@@ -109,7 +109,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: w.seen.add,
 		Resources: w.resources(), Projections: memoryProjections(w.models),
 		Reports: []httpapi.Report{{
-			Name: "order-totals", Model: w.model(order.ProjectionTotals), Table: order.DaysTable.Table, Index: order.DaysByDay,
+			Name: "order-totals", Model: w.model(order.ProjectionOrders), Table: order.DaysTable.Table, Index: order.DaysByDay,
 			TimeKey: dayKey, Add: addDay,
 		}},
 		Logger: slog.New(slog.NewTextHandler(testLog{w}, nil)),
@@ -579,7 +579,7 @@ type memoryProjections map[string]*memoryModel
 
 func (p memoryProjections) List(ctx context.Context) ([]httpapi.ProjectionStatus, error) {
 	out := []httpapi.ProjectionStatus{}
-	for _, name := range []string{order.ProjectionOrders, order.ProjectionReturns, order.ProjectionStock, order.ProjectionTotals} {
+	for _, name := range []string{order.ProjectionOrders, order.ProjectionReturns, order.ProjectionStock} {
 		s, err := p.Status(ctx, name)
 		if err != nil {
 			return nil, err

@@ -1,11 +1,13 @@
 package httpapi_test
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -240,7 +242,7 @@ func TestMinCursor(t *testing.T) {
 func TestProjections(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	all := w.want(200, "GET", "/v1/projections", "").items(t)
-	if len(all) != 4 || all[0]["name"] != "orders" {
+	if len(all) != 3 || all[0]["name"] != "orders" {
 		t.Errorf("%v", all)
 	}
 	w.want(200, "GET", "/v1/projections/stock", "")
@@ -249,6 +251,48 @@ func TestProjections(t *testing.T) {
 		t.Errorf("%v", a.Header)
 	}
 	w.want(404, "POST", "/v1/projections/none/rebuild", "")
+}
+
+// failed are read models whose newest rebuild has failed.
+type failed struct{ httpapi.Projections }
+
+func (p failed) Status(ctx context.Context, name string) (httpapi.ProjectionStatus, error) {
+	s, err := p.Projections.Status(ctx, name)
+	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	s.Rebuild = &httpapi.RebuildStatus{Generation: 2, Started: at, Finished: at.Add(time.Minute), Events: 7, Error: "as the test wants it"}
+	return s, err
+}
+
+// The newest rebuild stands in the status, and in the document.
+func TestFailedRebuildStandsInTheStatus(t *testing.T) {
+	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = failed{c.Projections} }})
+	a := w.want(200, "GET", "/v1/projections/stock", "")
+	want := `"rebuild":{"generation":2,"started":"2026-11-20T12:00:00Z","finished":"2026-11-20T12:01:00Z","events":7,"error":"as the test wants it"}`
+	if !strings.Contains(string(a.body), want) {
+		t.Errorf("%s", a.body)
+	}
+}
+
+// paused are read models that stand still.
+type paused struct{ httpapi.Projections }
+
+func (p paused) Rebuild(ctx context.Context, name string) error {
+	if _, err := p.Status(ctx, name); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: as the test wants it", httpapi.ErrPaused)
+}
+
+// A rebuild that would never be done is refused, and not for now: 503 would make clients come back again and again. Who
+// asks for a read model that there is not is told so first.
+func TestRebuildWhilePaused(t *testing.T) {
+	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = paused{c.Projections} }})
+	a := w.want(409, "POST", "/v1/projections/stock/rebuild", "")
+	if p := a.json(t); p["code"] != "read_models_paused" || p["type"] != "/problems/refused_conflict" || p["detail"] == "" || a.Header.Get("Retry-After") != "" || a.Header.Get("Location") != "" {
+		t.Errorf("%v %s", a.Header, a.body)
+	}
+	w.want(404, "POST", "/v1/projections/none/rebuild", "")
+	w.want(200, "GET", "/v1/projections/stock", "")
 }
 
 // TestBadConfiguration: what is wrong is said at start, not at the first request.

@@ -39,7 +39,7 @@ var (
 	kindKeyReused        = &kind{"idempotency_key_reused", 422, "The Idempotency-Key was used for something else", "A key belongs to one command for ever. Use a fresh key for another one."}
 	kindDead             = &kind{"dead_letter", 422, "The command could not be decided", "It is kept as a dead letter, and a person will look at it. Sending it again changes nothing."}
 	kindRule             = &kind{"refused_rule", 422, "The content breaks a rule", "code says which, and errors where. The refusal is the outcome of this Idempotency-Key for ever."}
-	kindConflict         = &kind{"refused_conflict", 409, "The present state does not allow it", "code says why. The refusal is the outcome of this Idempotency-Key for ever."}
+	kindConflict         = &kind{"refused_conflict", 409, "The present state does not allow it", "code says why. The refusal of a command is the outcome of its Idempotency-Key for ever."}
 	kindRefusedNotFound  = &kind{"refused_not_found", 404, "There is nothing to act on", "The refusal is the outcome of this Idempotency-Key for ever."}
 	kindRefusedVersion   = &kind{"refused_version", 412, "It is not at the expected version", "Read it again, and decide again what to ask for, with a fresh Idempotency-Key."}
 	kindInternal         = &kind{"internal", 500, "Something is wrong with the server", "traceId is what its operators need to find out more."}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 
@@ -101,6 +102,9 @@ func (x *exchange) getProjection(p Projections) {
 	x.sendValue(http.StatusOK, s, err)
 }
 
+// codePaused is what a rebuild is refused with that could never be done.
+const codePaused = "read_models_paused"
+
 func (x *exchange) rebuildProjection(p Projections) {
 	if _, fault := x.query(); fault != nil {
 		x.fail(fault)
@@ -108,6 +112,10 @@ func (x *exchange) rebuildProjection(p Projections) {
 	}
 	name := x.r.PathValue("name")
 	err := p.Rebuild(x.r.Context(), name)
+	if errors.Is(err, ErrPaused) {
+		x.fail(&problem{kind: kindConflict, refusal: codePaused, detail: "read models stand still on this server, so that none can be rebuilt"})
+		return
+	}
 	var s ProjectionStatus
 	if err == nil {
 		x.w.Header()["Location"] = []string{"/v1/projections/" + url.PathEscape(name)}

@@ -1,7 +1,8 @@
 // Package projection makes read models: documents that follow from events by a pure function.
 //
 // The documents of a projection form a generation. A rebuild makes the next generation from the first event on, beside
-// the live one, and switches over when it has caught up: a reader sees all of the old one or all of the new one. A
+// the live one, and switches over when it has caught up: a reader sees all of the old one or all of the new one. A rebuild
+// that fails leaves the live generation as it is. A
 // projection whose code has another version than its documents is rebuilt when it starts.
 package projection
 
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +70,11 @@ type Rebuild struct {
 	Caught     time.Time `json:"caught_up,omitzero"` // what follows is the comparison and the switch
 	Finished   time.Time `json:"finished,omitzero"`
 	Events     uint64    `json:"events"` // handled so far
-	Error      string    `json:"error,omitempty"`
+	// Error says why a rebuild that is done has failed; the live generation is then the one from before. It may hold values
+	// and paths: it is for operators.
+	Error string `json:"error,omitempty"`
+	// Cause is Error as a value.
+	Cause error `json:"-"`
 	// Identical says whether the new documents were byte for byte the old ones; absent where the old ones stood at
 	// another position when they were compared.
 	Identical *bool `json:"identical,omitempty"`
@@ -100,8 +106,13 @@ const (
 
 var pointerTable = millrace.NewTable[pointer]("live", nil, nil)
 
-// ErrBusy: the projection is being rebuilt already.
-var ErrBusy = errors.New("the projection is being rebuilt already")
+// The errors of Rebuild.
+var (
+	// ErrBusy: the projection is being rebuilt already.
+	ErrBusy = errors.New("the projection is being rebuilt already")
+	// ErrPaused: the read models stand still, so that a rebuild would never be done.
+	ErrPaused = errors.New("the read models are paused")
+)
 
 // New makes the read models of projections.
 func New(ctx context.Context, store *millrace.Store, projections []millrace.Projection, opts Options) (*Service, error) {
@@ -173,14 +184,26 @@ func (s *Service) Run(ctx context.Context) error {
 
 // consumer is the consumer of one generation.
 func (m *Model) consumer(generation uint64) millrace.Consumer {
+	// Asked for with each document, so they are put together once.
+	names := make(map[*millrace.Table]string, len(m.p.Tables))
+	for _, t := range m.p.Tables {
+		names[t] = m.collection(generation, t)
+	}
 	return millrace.Consumer{
 		Name: m.name(generation), Categories: m.p.Categories,
-		Handle:     func(_ context.Context, v millrace.Views, e *millrace.Recorded) error { return m.p.Project(v, e) },
-		Collection: func(t *millrace.Table) string { return m.collection(generation, t) },
+		Handle: func(_ context.Context, v millrace.Views, e *millrace.Recorded) error { return m.p.Project(v, e) },
+		Collection: func(t *millrace.Table) string {
+			if name, ok := names[t]; ok {
+				return name
+			}
+			return m.collection(generation, t) // the feed's own
+		},
 	}
 }
 
-func (m *Model) name(generation uint64) string { return fmt.Sprintf("%s@%d", m.p.Name, generation) }
+func (m *Model) name(generation uint64) string {
+	return m.p.Name + "@" + strconv.FormatUint(generation, 10)
+}
 
 func (m *Model) collection(generation uint64, t *millrace.Table) string {
 	return m.name(generation) + "." + t.Name
@@ -212,7 +235,7 @@ func (m *Model) run(ctx context.Context) error {
 			if stale {
 				return nil
 			}
-			return m.s.o.Run(live, m.consumer(generation))
+			return m.consume(live, m.consumer(generation))
 		})
 		g.Go(func() error {
 			defer stop()
@@ -255,8 +278,11 @@ func (m *Model) tidy(ctx context.Context) error {
 	return m.drop(ctx, live+1)
 }
 
-// Rebuild asks the running service to build the read model again. Errors: [ErrBusy].
+// Rebuild asks the running service to build the read model again. Errors: [ErrBusy], [ErrPaused].
 func (m *Model) Rebuild() error {
+	if m.s.o.Paused {
+		return ErrPaused
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.rebuild != nil && !m.rebuild.Done {
@@ -268,21 +294,30 @@ func (m *Model) Rebuild() error {
 	return nil
 }
 
-// replace builds the next generation beside the live one and switches over. halt stops the live one for good.
+// replace builds the next generation beside the live one and switches over. halt stops the consumer of the live one. A
+// rebuild that fails is no error of the service: it is abandoned, and the live generation stays. The error is one of the
+// store, where it cannot be known any more which generation is live.
 func (m *Model) replace(ctx context.Context, stale bool, halt func()) error {
-	next := m.live.Load() + 1
+	live := m.live.Load()
+	next := live + 1
 	same, err := m.build(ctx, next, stale)
 	if err == nil {
 		err = m.overtake(ctx, next, halt)
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopped: the next start begins anew
-		}
-		return fmt.Errorf("rebuild %s: %w", m.p.Name, err)
+	if err == nil && !stale {
+		err = m.complete(ctx, live, next) // of the last events
 	}
-	if err := m.s.point(ctx, m.p.Name, pointer{Generation: next, Version: m.p.Version}); err != nil {
-		return err
+	if err == nil {
+		if err = m.s.point(ctx, m.p.Name, pointer{Generation: next, Version: m.p.Version}); err != nil && ctx.Err() == nil {
+			// It may have been written all the same. The next start must not find it, without the documents.
+			if back := m.s.point(ctx, m.p.Name, pointer{Generation: live, Version: m.version}); back != nil {
+				return fmt.Errorf("rebuild %s: %w", m.p.Name, errors.Join(err, back))
+			}
+		}
+	}
+	if err != nil {
+		m.abandon(ctx, next, err)
+		return nil
 	}
 	m.mu.Lock()
 	m.live.Store(next)
@@ -297,7 +332,7 @@ func (m *Model) replace(ctx context.Context, stale bool, halt func()) error {
 
 // drop removes a generation.
 func (m *Model) drop(ctx context.Context, generation uint64) error {
-	collections := []string{m.name(generation) + "." + millrace.ParkedName}
+	collections := []string{m.parkedCollection(generation)}
 	for _, t := range m.p.Tables {
 		collections = append(collections, m.collection(generation, t))
 	}
@@ -334,14 +369,26 @@ func (m *Model) build(ctx context.Context, next uint64, stale bool) (same *bool,
 	if stale {
 		return nil, nil //nolint:nilnil // other code, other documents: nothing to compare
 	}
+	if err := m.complete(ctx, m.live.Load(), next); err != nil {
+		return nil, err
+	}
 	return m.compare(ctx, m.live.Load(), next)
+}
+
+// consume runs a consumer until ctx ends. One that was stopped before it had begun may call that an error; it is none.
+func (m *Model) consume(ctx context.Context, c millrace.Consumer) error {
+	err := m.s.o.Run(ctx, c)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
 }
 
 // follow runs a consumer until a function returns.
 func (m *Model) follow(ctx context.Context, c millrace.Consumer, until func(ctx context.Context) error) error {
 	g, gctx := errgroup.WithContext(ctx)
 	run, stop := context.WithCancel(gctx)
-	g.Go(func() error { return m.s.o.Run(run, c) })
+	g.Go(func() error { return m.consume(run, c) })
 	g.Go(func() error {
 		defer stop()
 		return until(gctx)
@@ -440,13 +487,11 @@ func (m *Model) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return st, err
 	}
-	parked := millrace.Query{Collection: m.name(live) + "." + millrace.ParkedName, Index: -1, Partition: -1}
-	for _, err := range m.s.store.Documents(ctx, parked) {
-		if err != nil {
-			return st, err
-		}
-		st.Parked++
+	parked, err := m.parked(ctx, live)
+	if err != nil {
+		return st, err
 	}
+	st.Parked = len(parked)
 	st.Cursor = c.String()
 	for p, pos := range m.s.store.Head().Positions {
 		st.Position += c.Position(p)

@@ -457,6 +457,15 @@ func TestPaused(t *testing.T) {
 	if st, err := svc.Model("tallies").Status(t.Context()); err != nil || st.Gap != 20 {
 		t.Errorf("%+v %v", st, err)
 	}
+	// A rebuild would never be done: it is refused, each time, and the status knows of none.
+	for range 2 {
+		if err := svc.Model("tallies").Rebuild(); !errors.Is(err, projection.ErrPaused) {
+			t.Errorf("a rebuild that cannot begin: %v", err)
+		}
+	}
+	if st, err := svc.Model("tallies").Status(t.Context()); err != nil || st.Rebuild != nil {
+		t.Errorf("%+v %v", st, err)
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

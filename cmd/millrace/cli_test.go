@@ -23,6 +23,7 @@ func TestCLI(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"))
+			e.Setenv(variable(configFlag), os.DevNull)
 			e.Values["servers"] = map[string]*server{}
 			return nil
 		},

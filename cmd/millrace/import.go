@@ -99,12 +99,15 @@ func (f *importFlags) check() (*time.Location, error) {
 	switch {
 	case f.stock != "receive" && f.stock != "ignore":
 		return nil, client.WithCode(client.ExitUsage, errors.New("--stock must be receive or ignore"))
-	case f.output != "text" && f.output != "json":
-		return nil, client.WithCode(client.ExitUsage, errors.New("--output must be text or json"))
 	case f.concurrency < 1 || f.concurrency > importer.MaxConcurrency:
 		return nil, client.WithCode(client.ExitUsage, fmt.Errorf("--concurrency must be 1 to %d", importer.MaxConcurrency))
-	case f.retryFor < 0 || f.decideFor <= 0:
-		return nil, client.WithCode(client.ExitUsage, errors.New("--retry-for and --decide-for must be durations, such as 30s"))
+	case f.retryFor < 0:
+		return nil, badSetting("retry-for", "must not be below zero")
+	case f.decideFor <= 0:
+		return nil, client.WithCode(client.ExitUsage, errors.New("--decide-for must be a duration above zero, such as 2m"))
+	}
+	if err := checkOutput(f.output); err != nil {
+		return nil, err
 	}
 	zone, err := time.LoadLocation(f.timezone)
 	if err != nil {
@@ -118,7 +121,7 @@ func importRetail(cmd *cobra.Command, f *importFlags, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := client.New(f.servers, &client.Options{RetryFor: f.retryFor, UserAgent: "millrace-import"})
+	c, err := newClient(f.servers, &client.Options{RetryFor: f.retryFor, UserAgent: "millrace-import"})
 	if err != nil {
 		return err
 	}

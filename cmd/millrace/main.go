@@ -35,10 +35,11 @@ func run(args []string) int {
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
+	err = explain(c, err)
 	fmt.Fprintln(os.Stderr, "millrace:", err)
 	return client.ExitCode(err)
 }
@@ -54,12 +55,16 @@ lets read models follow from the events.
   millrace import online-retail  bring in a shop's invoices
   millrace verify                check everything a data folder holds
 
+Settings come from flags, else from the environment (MILLRACE_…), else from a file: see millrace config --help.
+
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 it ran, and the answer is no; 4 a server did not answer; 130 interrupted.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return readSettings(c) },
 	}
+	root.PersistentFlags().String(configFlag, "", "`FILE` of settings, as YAML (default: see millrace config --help)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return client.WithCode(client.ExitUsage, err) })
-	root.AddCommand(newServeCommand(), newVerifyCommand(), newProjectionsCommand(), newVersionCommand(),
+	root.AddCommand(newServeCommand(), newVerifyCommand(), newProjectionsCommand(), newConfigCommand(), newVersionCommand(),
 		newImportCommand(), newSimulateCommand(), newBenchCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	usageErrors(root)

@@ -49,11 +49,25 @@ func TestMain(m *testing.M) {
 			return build(filepath.Join(dir, "millrace-mutant"), "-tags", "millrace_mutant_ack_early")
 		}),
 	}
+	if err := forgetSettings(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
+}
+
+// forgetSettings makes the tests the same for everybody, whatever settings their machine has.
+func forgetSettings() error {
+	for _, name := range append(settingNames(), configFlag) {
+		if err := os.Unsetenv(variable(name)); err != nil {
+			return err
+		}
+	}
+	return os.Setenv(variable(configFlag), os.DevNull)
 }
 
 func build(out string, flags ...string) (string, error) {
@@ -400,7 +414,7 @@ func (s *server) caughtUp(t testing.TB, cursor string) {
 func (s *server) rebuiltAlike(t testing.TB, cursor string) {
 	t.Helper()
 	s.caughtUp(t, cursor)
-	for _, name := range []string{"orders", "totals", "stock", "returns"} {
+	for _, name := range []string{"orders", "stock", "returns"} {
 		stdout, stderr, code := runs(t, "projections", "rebuild", name, "--server", s.url, "--output", "json")
 		var p struct {
 			Identical *bool `json:"identical"`

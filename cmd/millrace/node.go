@@ -185,21 +185,44 @@ func (p projections) Rebuild(_ context.Context, name string) error {
 	if m == nil {
 		return fmt.Errorf("%w: no projection of that name", millrace.ErrNotFound)
 	}
-	if err := m.Rebuild(); err != nil && !errors.Is(err, projection.ErrBusy) {
+	switch err := m.Rebuild(); {
+	case errors.Is(err, projection.ErrBusy):
+		return nil
+	case errors.Is(err, projection.ErrPaused):
+		return fmt.Errorf("%w: %w", httpapi.ErrPaused, err)
+	default:
 		return err
 	}
-	return nil
 }
 
 func projectionStatus(st *projection.Status) httpapi.ProjectionStatus {
 	out := httpapi.ProjectionStatus{
 		Name: st.Name, Version: st.Version, State: "live", Gap: st.Gap, Parked: st.Parked, Cursor: st.Cursor, Generation: st.Generation,
 	}
-	if st.Rebuild != nil {
-		out.Identical = st.Rebuild.Identical
-		if !st.Rebuild.Done {
+	if r := st.Rebuild; r != nil {
+		out.Identical = r.Identical
+		if !r.Done {
 			out.State = "rebuilding"
+		}
+		out.Rebuild = &httpapi.RebuildStatus{
+			Generation: r.Generation, Started: r.Started, Finished: r.Finished, Events: r.Events, Error: rebuildFault(r.Cause),
 		}
 	}
 	return out
+}
+
+// rebuildFault says to a client why a rebuild failed. The cause itself is in the log: it may hold values and paths.
+func rebuildFault(cause error) string {
+	var incomplete *projection.IncompleteError
+	switch {
+	case cause == nil:
+		return ""
+	case errors.As(cause, &incomplete):
+		return fmt.Sprintf("the projection failed for events of %d streams that the live documents follow; the log has the cause", incomplete.Streams)
+	case errors.Is(cause, millrace.ErrFull):
+		return "the disk is full or nearly so"
+	case errors.Is(cause, millrace.ErrCorrupt):
+		return "the store holds something that cannot be read; the log has the cause"
+	}
+	return "it could not go on; the log has the cause"
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,8 @@ func newProjectionsCommand() *cobra.Command {
 		Use: "rebuild NAME", Short: "Build a read model again from the first event",
 		Long: `Build a read model again from the first event, beside the live one, and switch over when it has caught up. The
 command waits for that. Where both stood at the same position, it says whether they were the same, byte for byte,
-and exits with 3 if they were not.`,
+and exits with 3 if they were not. Where the rebuild fails, the live one stays, and the exit code is 1. A server whose
+feed is paused refuses at once.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			api, err := projectionClient(server, output, retryFor)
@@ -64,9 +66,9 @@ func projectionClient(server, output string, retryFor time.Duration) (*client.Cl
 		return nil, err
 	}
 	if retryFor < 0 {
-		return nil, client.WithCode(client.ExitUsage, errors.New("--retry-for must be a duration, such as 30s"))
+		return nil, badSetting("retry-for", "must not be below zero")
 	}
-	return client.New([]string{server}, &client.Options{RetryFor: retryFor})
+	return newClient([]string{server}, &client.Options{RetryFor: retryFor})
 }
 
 func listProjections(c *cobra.Command, api *client.Client, output string) error {
@@ -92,7 +94,15 @@ func listProjections(c *cobra.Command, api *client.Client, output string) error 
 	for _, p := range all.Items {
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\n", p.Name, p.Version, p.Generation, p.State, p.Gap, p.Parked)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, p := range all.Items {
+		if p.Rebuild != nil && p.Rebuild.Error != "" {
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: its rebuild failed at %s: %s\n", p.Name, p.Rebuild.Finished.Format(time.RFC3339), p.Rebuild.Error)
+		}
+	}
+	return err
 }
 
 func readProjection(ctx context.Context, api *client.Client, name string) (p httpapi.ProjectionStatus, err error) {
@@ -108,29 +118,51 @@ func readProjection(ctx context.Context, api *client.Client, name string) (p htt
 
 func rebuildProjection(c *cobra.Command, api *client.Client, name, output string) error {
 	ctx := c.Context()
-	before, err := readProjection(ctx, api, name)
-	if err != nil {
-		return err
-	}
 	r, err := api.Post(ctx, "/v1/projections/"+url.PathEscape(name)+"/rebuild", id.New(), []byte("{}"), 0)
 	if err != nil {
 		return err
 	}
 	if r.Status != http.StatusAccepted {
-		return errors.Join(r.Err(), fmt.Errorf("the server did not begin"))
+		return fmt.Errorf("the server did not begin: %w", cmp.Or(r.Err(), error(&statusError{r.Status})))
+	}
+	var begun httpapi.ProjectionStatus
+	if err := jsonx.Unmarshal(r.Body, &begun); err != nil {
+		return fmt.Errorf("the server's answer: %w", err)
+	}
+	if begun.Rebuild == nil {
+		return errors.New("the server's answer does not name a rebuild")
 	}
 	for {
 		now, err := readProjection(ctx, api, name)
 		if err != nil {
 			return err
 		}
-		if now.Generation > before.Generation && now.State == "live" {
+		switch b := now.Rebuild; {
+		case now.Generation >= begun.Rebuild.Generation:
 			return printRebuilt(c, &now, output)
+		case b == nil:
+			return errors.New("the server was started anew, and the rebuild was given up; what was live is live")
+		case b.Error != "" && !b.Started.Before(begun.Rebuild.Started):
+			return printFailed(c, &now, output)
 		}
 		if err := client.Pause(ctx, rebuildLook); err != nil {
 			return err
 		}
 	}
+}
+
+// statusError is an answer that is no problem, and not the one that was due either.
+type statusError struct{ status int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("it answers %d", e.status) }
+
+func printFailed(c *cobra.Command, p *httpapi.ProjectionStatus, output string) error {
+	if output == "json" {
+		if err := printJSON(c, p); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the rebuild of %s failed, and generation %d stays live: %s", p.Name, p.Generation, p.Rebuild.Error)
 }
 
 func printRebuilt(c *cobra.Command, p *httpapi.ProjectionStatus, output string) error {

@@ -91,7 +91,7 @@ func timeKey(t time.Time) string { return order.TimeKey(t) }
 // reports are sums over documents of all partitions.
 func (n *node) reports() []httpapi.Report {
 	return []httpapi.Report{{
-		Name: "order-totals", Model: n.projections.Model(order.ProjectionTotals), Table: order.DaysTable.Table, Index: order.DaysByDay,
+		Name: "order-totals", Model: n.projections.Model(order.ProjectionOrders), Table: order.DaysTable.Table, Index: order.DaysByDay,
 		Add: addDay, TimeKey: func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
 	}}
 }

@@ -44,9 +44,12 @@ func newServeCommand() *cobra.Command {
 		Long: `Run the server on one machine. Facts go to a journal in the data folder and are on disk before a client is told.
 
 It prints one line with its addresses when it is ready. SIGTERM or Ctrl-C stops it: it takes no new requests, finishes
-those under way, and closes the store.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return serve(c.Context(), o) },
+those under way, and closes the store.
+
+` + settingsHelp,
+		Args:    cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error { return o.check() },
+		RunE:    func(c *cobra.Command, _ []string) error { return serve(c.Context(), o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.data, "data", "", "data folder (default: ./millrace-data, or a temporary one with --demo)")
@@ -65,20 +68,25 @@ those under way, and closes the store.`,
 func (o *serveOptions) check() error {
 	for _, p := range o.paused {
 		if p != "command" && p != "feed" {
-			return fmt.Errorf("--paused: %q is neither command nor feed", p)
+			return badSetting("paused", "%q is neither command nor feed", p)
 		}
 	}
 	if o.partitions < 0 || o.partitions > millrace.MaxPartitions {
-		return fmt.Errorf("--partitions: must be between 1 and %d", millrace.MaxPartitions)
+		return badSetting("partitions", "must be between 1 and %d", millrace.MaxPartitions)
+	}
+	if o.maxBacklog < 0 {
+		return badSetting("max-backlog", "must not be below zero")
 	}
 	if !o.insecure {
-		for _, addr := range []string{o.http, o.admin} {
-			if err := loopback(addr); err != nil {
-				return err
-			}
+		if err := loopback(o.http); err != nil {
+			return badSetting("http", "%w", err)
+		}
+		if err := loopback(o.admin); err != nil {
+			return badSetting("admin", "%w", err)
 		}
 	}
-	return nil
+	_, err := newLogger(o.logLevel, o.logFormat)
+	return err
 }
 
 // loopback says no to an address that other machines can reach: there is no authentication.
@@ -99,7 +107,7 @@ func loopback(addr string) error {
 func newLogger(level, format string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level: %w", err)
+		return nil, badSetting("log-level", "must be debug, info, warn or error")
 	}
 	ho := &slog.HandlerOptions{Level: l}
 	if format == "auto" {
@@ -114,16 +122,13 @@ func newLogger(level, format string) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(os.Stderr, ho)), nil
 	}
-	return nil, fmt.Errorf("--log-format: %q is none of text, json, auto", format)
+	return nil, badSetting("log-format", "must be text, json or auto")
 }
 
 func serve(ctx context.Context, o serveOptions) (err error) {
-	if err := o.check(); err != nil {
-		return client.WithCode(client.ExitUsage, err)
-	}
 	log, err := newLogger(o.logLevel, o.logFormat)
 	if err != nil {
-		return client.WithCode(client.ExitUsage, err)
+		return err
 	}
 	if o.data == "" {
 		o.data = "millrace-data"

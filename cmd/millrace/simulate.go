@@ -70,12 +70,20 @@ of the run. --now dates them by the server's clock instead, and leaves these tot
 }
 
 func simulateOrders(cmd *cobra.Command, f *simulateFlags) error {
-	switch {
-	case f.output != "text" && f.output != "json":
-		return client.WithCode(client.ExitUsage, errors.New("--output must be text or json"))
-	case f.Rate <= 0 || f.Duration <= 0 || f.LookUp < 0 || f.RetryFor <= 0:
-		return client.WithCode(client.ExitUsage, errors.New("--rate, --duration and --retry-for must be above zero, --look-up not below"))
+	if err := checkOutput(f.output); err != nil {
+		return err
 	}
+	switch {
+	case f.RetryFor <= 0:
+		return badSetting("retry-for", "must be above zero")
+	case f.Rate <= 0 || f.Duration <= 0 || f.LookUp < 0:
+		return client.WithCode(client.ExitUsage, errors.New("--rate and --duration must be above zero, --look-up not below"))
+	}
+	c, err := newClient(f.Servers, nil) // the simulation makes its own; this one only looks at the URLs
+	if err != nil {
+		return err
+	}
+	c.Close()
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 	defer stop()
 	bar := newProgress(cmd.ErrOrStderr(), "arrivals", int(f.Rate*f.Duration.Seconds()), f.quiet)

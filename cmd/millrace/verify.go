@@ -34,7 +34,7 @@ Exits with 0 when all is well and with 3 when something is wrong, which it names
 				return err
 			}
 			if data == "" {
-				return client.WithCode(client.ExitUsage, errors.New("--data must name the data folder"))
+				return badSetting("data", "must name the data folder")
 			}
 			return verify(c, data, output)
 		},
@@ -126,7 +126,7 @@ func outputFlag(c *cobra.Command, output *string) {
 
 func checkOutput(output string) error {
 	if output != "text" && output != "json" {
-		return client.WithCode(client.ExitUsage, fmt.Errorf("--output: %q is neither text nor json", output))
+		return badSetting("output", "must be text or json")
 	}
 	return nil
 }

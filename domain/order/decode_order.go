@@ -287,28 +287,6 @@ func shipments(s *jsonfast.Scanner) []Shipment {
 }
 
 // DecodeJSON reads the common form of the document.
-func (d *Member) DecodeJSON(data []byte) bool {
-	s := jsonfast.New(data)
-	for o := (jsonfast.Object{}); s.Next(&o); {
-		switch string(o.Name) {
-		case "day":
-			d.Day = s.Text()
-		case "status":
-			d.Status = status(&s)
-		case "currency":
-			d.Currency = currency(&s)
-		case "units":
-			d.Units = s.Int64()
-		case "amount":
-			d.Amount = decimal(&s)
-		default:
-			s.GiveUp()
-		}
-	}
-	return s.Done()
-}
-
-// DecodeJSON reads the common form of the document.
 func (d *Day) DecodeJSON(data []byte) bool {
 	s := jsonfast.New(data)
 	for o := (jsonfast.Object{}); s.Next(&o); {

@@ -254,18 +254,6 @@ func (d *Level) AppendJSON(dst []byte) []byte {
 }
 
 // AppendJSON appends the document as JSON.
-func (d *Member) AppendJSON(dst []byte) []byte {
-	o := object{sized(dst, smallSize)}
-	o.string(`{"day":`, d.Day)
-	o.string(`,"status":`, string(d.Status))
-	o.currency(d.Currency)
-	o.int(`,"units":`, d.Units)
-	o.name(`,"amount":`)
-	o.dst = d.Amount.AppendJSON(o.dst)
-	return o.end()
-}
-
-// AppendJSON appends the document as JSON.
 func (d *Day) AppendJSON(dst []byte) []byte {
 	o := object{sized(dst, smallSize)}
 	o.string(`{"day":`, d.Day)

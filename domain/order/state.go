@@ -124,7 +124,7 @@ func (o *Order) Address() Address {
 
 func initialOrder(id string) *Order { return &Order{ID: id} }
 
-// statusAfter is the status that an event leads to. Read models that keep no whole orders share it.
+// statusAfter is the status that an event leads to.
 func statusAfter(before Status, event any) Status {
 	switch e := event.(type) {
 	case *OrderPlaced:

@@ -14,8 +14,6 @@ var (
 	OrdersTable = millrace.NewTable("orders", []string{"placed_at", "customer", "status"}, orderKeys)
 	// DaysTable holds a [Day] for each day, status and currency of a partition.
 	DaysTable = millrace.NewTable("days", []string{"day"}, dayKeys)
-	// MembersTable holds, for each order, the bucket of DaysTable that counts it. It is the projection's own.
-	MembersTable = millrace.NewTable[Member]("members", nil, nil)
 	// LevelsTable holds a [Level] for each SKU, by the SKU.
 	LevelsTable = millrace.NewTable("levels", []string{"sku"}, levelKeys)
 	// ReturnsTable holds a [Return] for each return, by its id.
@@ -39,7 +37,6 @@ const (
 // The names of the projections.
 const (
 	ProjectionOrders  = "orders"
-	ProjectionTotals  = "totals"
 	ProjectionStock   = "stock"
 	ProjectionReturns = "returns"
 )
@@ -47,7 +44,6 @@ const (
 // The versions of the projections: a change of a projection or of its documents is a change of its number.
 const (
 	ordersProjectionVersion  = 1
-	totalsProjectionVersion  = 1
 	stockProjectionVersion   = 1
 	returnsProjectionVersion = 1
 )
@@ -57,11 +53,7 @@ func Projections() []millrace.Projection {
 	return []millrace.Projection{
 		{
 			Name: ProjectionOrders, Version: ordersProjectionVersion, Categories: []string{CategoryOrder},
-			Tables: []*millrace.Table{OrdersTable.Table}, Project: projectOrders,
-		},
-		{
-			Name: ProjectionTotals, Version: totalsProjectionVersion, Categories: []string{CategoryOrder},
-			Tables: []*millrace.Table{DaysTable.Table, MembersTable.Table}, Project: projectTotals,
+			Tables: []*millrace.Table{OrdersTable.Table, DaysTable.Table}, Project: projectOrders,
 		},
 		{
 			Name: ProjectionStock, Version: stockProjectionVersion, Categories: []string{CategoryStock},
@@ -112,21 +104,30 @@ func errNoDocument(e *millrace.Recorded) error {
 	return fmt.Errorf("%w: no document for event %s, which is not its stream's first", millrace.ErrCorrupt, e.ID())
 }
 
+// projectOrders keeps an order's document, and counts it in the bucket of its day, status and currency.
 func projectOrders(v millrace.Views, e *millrace.Recorded) error {
 	id := e.Stream.ID()
 	if e.Version == 1 {
-		OrdersTable.Insert(v, id, evolveOrder(initialOrder(id), e.Body))
-		return nil
+		o := evolveOrder(initialOrder(id), e.Body)
+		OrdersTable.Insert(v, id, o)
+		return countOrder(v, o)
 	}
-	o, err := OrdersTable.Get(v, id)
+	before, err := OrdersTable.Get(v, id)
 	switch {
 	case err != nil:
 		return err
-	case o == nil:
+	case before == nil:
 		return errNoDocument(e)
 	}
-	OrdersTable.Put(v, id, evolveOrder(o, e.Body))
-	return nil
+	after := evolveOrder(before, e.Body)
+	OrdersTable.Put(v, id, after)
+	if before.Status == after.Status && before.Units == after.Units && before.Total == after.Total {
+		return nil // counted as it is
+	}
+	if err := uncountOrder(v, before); err != nil {
+		return err
+	}
+	return countOrder(v, after)
 }
 
 // Day counts the orders of one day (of placed_at, in UTC), status and currency in one partition. Whoever reads it adds
@@ -140,67 +141,29 @@ type Day struct {
 	Amount   money.Sum      `json:"amount"` // the sum of the orders' totals
 }
 
-// Member is where and how an order is counted.
-type Member struct {
-	Day      string         `json:"day"`
-	Status   Status         `json:"status"`
-	Currency money.Currency `json:"currency"`
-	Units    int64          `json:"units"`
-	Amount   money.Decimal  `json:"amount"`
+// bucket is the id of the Day that counts the order.
+func bucket(o *Order) string {
+	return dayOf(o.PlacedAt) + "/" + string(o.Status) + "/" + o.Currency.String()
 }
 
-func (m *Member) bucket() string { return m.Day + "/" + string(m.Status) + "/" + m.Currency.String() }
-
-func projectTotals(v millrace.Views, e *millrace.Recorded) error {
-	id := e.Stream.ID()
-	if placed, ok := e.Body.(*OrderPlaced); ok {
-		m := &Member{
-			Day: dayOf(placed.PlacedAt), Status: StatusPlaced, Currency: placed.Currency,
-			Units: placed.Units, Amount: placed.Total.Decimal(),
-		}
-		MembersTable.Insert(v, id, m)
-		return m.count(v)
-	}
-	before, err := MembersTable.Get(v, id)
-	switch {
-	case err != nil:
-		return err
-	case before == nil:
-		return errNoDocument(e)
-	}
-	after := *before
-	after.Status = statusAfter(before.Status, e.Body)
-	if changed, ok := e.Body.(*OrderLinesChanged); ok {
-		after.Units, after.Amount = changed.Units, changed.Total.Decimal()
-	}
-	if after == *before {
-		return nil
-	}
-	if err := before.uncount(v); err != nil {
-		return err
-	}
-	MembersTable.Put(v, id, &after)
-	return after.count(v)
-}
-
-func (m *Member) count(v millrace.Views) error {
-	id := m.bucket()
+func countOrder(v millrace.Views, o *Order) error {
+	id := bucket(o)
 	d, err := DaysTable.Get(v, id)
 	if err != nil {
 		return err
 	}
 	if d == nil {
-		d = &Day{Day: m.Day, Status: m.Status, Currency: m.Currency}
+		d = &Day{Day: dayOf(o.PlacedAt), Status: o.Status, Currency: o.Currency}
 	}
 	d.Orders++
-	d.Units += m.Units
-	d.Amount = d.Amount.Add(m.Amount)
+	d.Units += o.Units
+	d.Amount = d.Amount.Add(o.Total.Decimal())
 	DaysTable.Put(v, id, d)
 	return nil
 }
 
-func (m *Member) uncount(v millrace.Views) error {
-	id := m.bucket()
+func uncountOrder(v millrace.Views, o *Order) error {
+	id := bucket(o)
 	d, err := DaysTable.Get(v, id)
 	switch {
 	case err != nil:
@@ -212,8 +175,8 @@ func (m *Member) uncount(v millrace.Views) error {
 		DaysTable.Delete(v, id)
 		return nil
 	}
-	d.Units -= m.Units
-	d.Amount = d.Amount.Sub(m.Amount)
+	d.Units -= o.Units
+	d.Amount = d.Amount.Sub(o.Total.Decimal())
 	DaysTable.Put(v, id, d)
 	return nil
 }

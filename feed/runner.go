@@ -102,18 +102,24 @@ func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer
 
 // Run follows the feed until ctx ends (nil) or the store cannot be read or written any more.
 func (r *Runner) Run(ctx context.Context) error {
+	err := r.run(ctx)
+	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrClosed) {
+		return nil //nolint:nilerr // an ended ctx is how a runner stops
+	}
+	return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+}
+
+func (r *Runner) run(ctx context.Context) error {
 	from, err := r.store.Checkpoints(ctx, r.c.Name)
 	if err != nil {
-		return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	workers := make([]*worker, r.o.Workers)
 	for i := range workers {
-		w, err := r.newWorker(gctx, i)
-		if err != nil {
-			return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+		if workers[i], err = r.newWorker(gctx, i); err != nil {
+			return err
 		}
-		workers[i] = w
 	}
 	for _, w := range workers {
 		g.Go(func() error { return w.run(gctx) })
@@ -129,11 +135,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		}
 		return millrace.ErrClosed // ends the workers too
 	})
-	err = g.Wait()
-	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrClosed) {
-		return nil //nolint:nilerr // an ended ctx is how a runner stops
-	}
-	return fmt.Errorf("consumer %s: %w", r.c.Name, err)
+	return g.Wait()
 }
 
 // deal hands each worker its part of a batch.
@@ -189,11 +191,11 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 			w.parked[millrace.Stream(d.ID)] = true
 		}
 	}
-	r.o.Observer.Parked(r.c.Name, len(w.parked))
 	return w, nil
 }
 
 func (w *worker) run(ctx context.Context) error {
+	w.r.o.Observer.Parked(w.r.c.Name, len(w.parked))
 	defer func() { w.r.o.Observer.Parked(w.r.c.Name, -len(w.parked)) }()
 	idle := time.NewTicker(lazyTime)
 	defer idle.Stop()

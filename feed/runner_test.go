@@ -55,6 +55,28 @@ func (o *order) consumer(c millrace.Consumer) millrace.Consumer {
 	return c
 }
 
+// To be stopped is no failure, however early it comes: before the consumer has read where it stands, too.
+func TestStoppedBeforeItBegan(t *testing.T) {
+	s := open(t, vfs.NewMem())
+	send(t, s, registry(t), adds("c", 3, 1)...)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	// A backend that asks ctx before it answers, as one over a network does.
+	slow := millrace.NewStore(&cancelled{s.Driver()})
+	if err := feed.New(slow, registry(t), tallies(), nil).Run(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+type cancelled struct{ millrace.Driver }
+
+func (c *cancelled) Checkpoints(ctx context.Context, consumer string) (millrace.Cursor, error) {
+	if err := ctx.Err(); err != nil {
+		return millrace.Cursor{}, err
+	}
+	return c.Driver.Checkpoints(ctx, consumer)
+}
+
 // A consumer dies at each of its commits, before it or right after it, and begins again. Its documents end as those of a
 // consumer that was never disturbed, byte for byte, for every number of workers and size of a piece of the feed.
 func TestDocumentsAfterDyingAtEachCommit(t *testing.T) {

@@ -74,7 +74,7 @@ type Domain[S any] struct {
 	// Decide answers a command: events (none, where nothing is to be done any more) or a refusal. at is when the
 	// command was accepted.
 	Decide func(state S, command any, at time.Time) ([]any, *Refusal)
-	// Evolve applies an event. It knows every declared event in every state.
+	// Evolve applies an event. It knows every declared event, in every state that Decide has led to.
 	Evolve func(state S, event any) S
 
 	Commands  []Message

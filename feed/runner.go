@@ -360,7 +360,7 @@ func (w *worker) apply(ctx context.Context, events []millrace.Recorded) error {
 func (w *worker) view(ctx context.Context, partition int) *views {
 	v := w.views[partition]
 	if v == nil {
-		v = &views{store: w.r.store, consumer: &w.r.c, partition: partition, docs: map[docKey]*doc{}}
+		v = &views{store: w.r.store, consumer: &w.r.c, partition: partition, docs: map[docKey]*doc{}, kept: map[docKey]*doc{}}
 		w.views[partition] = v
 	}
 	v.ctx = ctx
@@ -429,6 +429,11 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 	if len(batches) > 0 {
 		if err := w.r.store.CommitViews(ctx, batches); err != nil {
 			return err
+		}
+	}
+	for _, v := range w.views {
+		if v != nil && len(v.order) > 0 {
+			v.settle()
 		}
 	}
 	for _, events := range taken {

@@ -16,7 +16,13 @@ type views struct {
 	partition int
 	docs      map[docKey]*doc
 	order     []*doc // in the order of first use, so that a commit does not depend on a map's
+	// kept are documents as the last commit left them: those that it read and changed, as a day's totals are by nearly
+	// every commit. Nobody else writes a consumer's documents.
+	kept map[docKey]*doc
 }
+
+// maxKept bounds kept: a few documents that many events change are what it is for.
+const maxKept = 32
 
 type docKey struct {
 	table *millrace.Table
@@ -28,11 +34,37 @@ type doc struct {
 	docKey
 	value any // nil where there is none
 	old   []string
+	read  bool // the store was asked for it
 	dirty bool
+	keys  []string // what it was put with
 	err   error
 }
 
+// reset begins a commit. Where one was begun and came to nothing, what it did to the kept documents is forgotten too.
 func (v *views) reset() {
+	if len(v.order) > 0 {
+		clear(v.kept)
+	}
+	clear(v.docs)
+	v.order = v.order[:0]
+}
+
+// settle ends a commit that succeeded. A document that was looked at and not put back is not kept: its handler may have
+// changed it all the same.
+func (v *views) settle() {
+	clear(v.kept)
+	for _, d := range v.order {
+		if len(v.kept) == maxKept {
+			break
+		}
+		if d.read && d.dirty && d.value != nil {
+			d.dirty = false
+			if d.old = d.keys; d.old == nil {
+				d.old = []string{}
+			}
+			v.kept[d.docKey] = d
+		}
+	}
 	clear(v.docs)
 	v.order = v.order[:0]
 }
@@ -43,16 +75,19 @@ func (v *views) find(t *millrace.Table, id string, read bool) *doc {
 	if d != nil {
 		return d
 	}
-	d = &doc{docKey: k}
-	if read {
-		d.read(v)
+	if d = v.kept[k]; d == nil || !read {
+		d = &doc{docKey: k}
+	}
+	if read && !d.read {
+		d.load(v)
 	}
 	v.docs[k] = d
 	v.order = append(v.order, d)
 	return d
 }
 
-func (d *doc) read(v *views) {
+func (d *doc) load(v *views) {
+	d.read = true
 	stored, err := v.store.Document(v.ctx, v.consumer.Collection(d.table), v.partition, d.id)
 	if errors.Is(err, millrace.ErrNotFound) {
 		return
@@ -113,6 +148,7 @@ func (v *views) puts() ([]millrace.Put, error) {
 			if p.Data, p.Keys, err = encode(d); err != nil {
 				return nil, &handlerError{err}
 			}
+			d.keys = p.Keys
 		}
 		out = append(out, p)
 	}

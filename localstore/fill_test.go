@@ -25,7 +25,7 @@ func TestSegmentIsFilled(t *testing.T) {
 		if err := createSegment(&o, dir, 1); err != nil {
 			t.Fatal(err)
 		}
-		got, err := os.ReadFile(path)
+		got, err := os.ReadFile(path) //nolint:gosec // the test's own
 		if err != nil {
 			t.Fatal(err)
 		}

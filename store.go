@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 )
 
 // Store is the concrete type that all code holds. It carries the rules that do not depend on a backend: who numbers
@@ -22,8 +23,9 @@ type Store struct {
 
 // owned is a partition as its owner sees it. Only the owner's loop touches it.
 type owned struct {
-	head Head   // ahead of the driver's by what is on its way to the disk
-	buf  []byte // the encodings of the last batch: the driver is through with them
+	head  Head   // ahead of the driver's by what is on its way to the disk
+	buf   []byte // the encodings of the last batch: the driver is through with them
+	epoch atomic.Uint64
 }
 
 // maxEncodeBuffer is how much is kept for the next batch's encodings: a usual batch fits, and not much stands idle.
@@ -38,8 +40,9 @@ type progress struct {
 // NewStore puts the shared rules around a driver. Backends call it.
 func NewStore(d Driver) *Store {
 	s := &Store{d: d, meta: d.Meta(), progress: map[string]*progress{}}
-	for _, h := range d.Heads() {
-		s.owned = append(s.owned, owned{head: h})
+	s.owned = make([]owned, s.meta.Partitions)
+	for p, h := range d.Heads() {
+		s.owned[p].head = h
 	}
 	return s
 }
@@ -66,7 +69,7 @@ func (s *Store) Commit(b *Batch, done func(error)) {
 
 // link numbers the decisions and continues the chain.
 func (o *owned) link(b *Batch) {
-	b.Prev = o.head.Chain
+	b.Prev, b.Epoch = o.head.Chain, o.epoch.Load()
 	buf := o.buf[:0]
 	for i := range b.Decisions {
 		d := &b.Decisions[i]
@@ -93,6 +96,16 @@ func (s *Store) Accept(ctx context.Context, partition int, cs []AcceptedCommand)
 		return ctx.Err()
 	}
 }
+
+// Own says that this node owns a partition from now on, under a fencing token: the head is taken from the backend, which
+// knows it since it gave the partition out, and commits carry the token.
+func (s *Store) Own(partition int, epoch uint64) {
+	s.owned[partition].head = s.d.Heads()[partition]
+	s.owned[partition].epoch.Store(epoch)
+}
+
+// Epoch is the fencing token under which this node has last owned a partition; 0 on a store of one process.
+func (s *Store) Epoch(partition int) uint64 { return s.owned[partition].epoch.Load() }
 
 // Reload takes the partition's head from the backend again: after taking the partition over.
 func (s *Store) Reload(partition int) { s.owned[partition].head = s.d.Heads()[partition] }

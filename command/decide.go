@@ -114,7 +114,6 @@ func (s *partition) spill(b *blocked, it *item) {
 	s.behind = true
 	it.loaded, it.drained, it.blocked = false, false, false
 	if it.kept.CompareAndSwap(fresh, alone) {
-		it.admitted = false // keep counts it out
 		s.keep(it, false)
 		s.mu.Unlock()
 		return

@@ -166,10 +166,16 @@ const flightShards = 64
 // flight finds the commands that are on their way by their ids, so that two submissions of one id meet.
 type flight struct {
 	seed   maphash.Seed
-	shards [flightShards]struct {
-		mu    sync.Mutex
-		items map[string]*item
-	}
+	shards [flightShards]flightShard
+}
+
+type flightShard struct {
+	mu    sync.Mutex
+	items map[string]*item
+}
+
+func (f *flight) shard(id string) *flightShard {
+	return &f.shards[maphash.String(f.seed, id)%flightShards]
 }
 
 func newFlight() *flight {
@@ -182,7 +188,7 @@ func newFlight() *flight {
 
 // enter puts an item in, or returns the one that has its id already.
 func (f *flight) enter(it *item) (other *item) {
-	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if other = s.items[it.cmd.ID]; other == nil {
@@ -194,7 +200,7 @@ func (f *flight) enter(it *item) (other *item) {
 // wait puts an item in, or finds the one that has its id, for somebody who waits. The command is in the store, so an
 // item that is still fresh is a further submission that is being looked up: it will find out, and nobody may lean on it.
 func (f *flight) wait(it *item) *item {
-	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh {
@@ -209,7 +215,7 @@ func (f *flight) wait(it *item) *item {
 // forget takes an item out whose command is in the store undecided, but for one that the loop has found there already,
 // or that somebody waits on. It says whether it is out.
 func (f *flight) forget(it *item) bool {
-	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	it.kept.Store(fromStore)
@@ -224,7 +230,7 @@ func (f *flight) forget(it *item) bool {
 
 // unwait takes an item out again that was only there for those who waited.
 func (f *flight) unwait(it *item) {
-	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if it.waiters--; it.waiters == 0 && it.kept.Load() == fromStore && !it.held && s.items[it.cmd.ID] == it {
@@ -235,7 +241,7 @@ func (f *flight) unwait(it *item) {
 // hold finds the item of an undecided command of the store, or puts one in, for the loop: it stays until it is settled.
 // As in wait, a fresh item is a further submission; deciding that one would write the command a second time.
 func (f *flight) hold(it *item) *item {
-	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh {
@@ -249,7 +255,7 @@ func (f *flight) hold(it *item) *item {
 
 // leave takes an item out.
 func (f *flight) leave(it *item) {
-	s := &f.shards[maphash.String(f.seed, it.cmd.ID)%flightShards]
+	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.items[it.cmd.ID] == it {

@@ -27,6 +27,9 @@ type Options struct {
 	Attempts int
 	// Paused accepts commands and decides none.
 	Paused bool
+	// Shared: other nodes accept and decide on the same store. Every command is kept alone first, in the order that all
+	// nodes share, and Run decides none: [Processor.Serve] decides those of one partition while this node owns it.
+	Shared bool
 	// Observer is told what happens. Defaults to nobody.
 	Observer Observer
 	// Logger gets dead letters and retries. Defaults to nothing.

@@ -67,7 +67,7 @@ const (
 func newPartition(p *Processor, index int) *partition {
 	return &partition{
 		p: p, index: index, wake: make(chan struct{}, 1), behind: true,
-		cache:    newCache(max(p.o.CacheStreams/p.store.Partitions(), 16), p.o.CacheBytes/p.store.Partitions()),
+		cache:    p.newCache(),
 		blocked:  map[millrace.Stream]*blocked{},
 		maxBytes: max(maxQueueBytes/p.store.Partitions(), minInFlightBytes),
 	}
@@ -92,6 +92,7 @@ func (s *partition) put(items ...*item) {
 		}
 	case s.behind:
 		for _, it := range items {
+			it.admitted = true
 			it.kept.Store(alone)
 			s.keep(it, false)
 		}
@@ -113,13 +114,20 @@ func (s *partition) put(items ...*item) {
 // stays with the loop where the loop has it, else the loop will find it in the store.
 func (s *partition) keep(it *item, loopHasIt bool) {
 	s.alone.Add(1)
+	admitted := it.admitted && !loopHasIt
+	if admitted {
+		it.admitted = false
+	}
 	b := &millrace.Batch{Partition: s.index, Accepted: []millrace.AcceptedCommand{{Command: &it.cmd, Fingerprint: it.fp}}}
 	s.p.store.Commit(b, func(err error) {
-		if err != nil {
+		// On a shared store the next acceptance may succeed; the loop has its own troubles.
+		if err != nil && (!s.p.o.Shared || errors.Is(err, millrace.ErrFailed)) {
 			s.fail(err)
 		}
-		if !loopHasIt {
+		if admitted {
 			s.p.release(1, len(it.cmd.Data))
+		}
+		if !loopHasIt {
 			if err != nil {
 				s.p.flight.leave(it)
 				it.doneIs(nil)
@@ -252,7 +260,8 @@ func (s *partition) nextTry(behind bool) (time.Duration, bool) {
 		return 0, false
 	}
 	wait, ok := time.Duration(0), false
-	if behind && !s.skipped { // what was skipped is for the blocked streams' own time
+	// What was skipped is for the blocked streams' own time, and of what other nodes keep the store tells.
+	if behind && !s.skipped && !s.p.o.Shared {
 		wait, ok = firstRetry, true
 	}
 	now := s.p.o.Now()
@@ -299,6 +308,10 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 	if found > 0 {
 		return true, nil
 	}
+	if s.p.o.Shared {
+		s.unspill()
+		return false, nil // other nodes may keep some at any time
+	}
 	// Nothing was left when we looked. If nothing has been accepted alone since, nothing is left now.
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -313,16 +326,24 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 			return true, nil
 		}
 	}
-	if s.skipped {
+	if !s.unspill() {
 		return false, nil
+	}
+	s.behind = false
+	return true, nil
+}
+
+// unspill forgets which streams had commands in the store, once nothing is left there.
+func (s *partition) unspill() bool {
+	if s.skipped {
+		return false
 	}
 	for stream, b := range s.blocked {
 		if b.spilled = false; len(b.items) == 0 {
 			delete(s.blocked, stream)
 		}
 	}
-	s.behind = false
-	return true, nil
+	return true
 }
 
 // maxWaiting bounds how much of a backlog is in memory because it waits for another attempt.
@@ -429,7 +450,7 @@ func (s *partition) commit(b *millrace.Batch, items []*item, entries []*entry) {
 				e.pins.Add(-1)
 			}
 			if err != nil {
-				s.p.lose(it, err)
+				s.lost(it, err)
 				continue
 			}
 			o := b.Decisions[i].Outcome(s.index)

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ type Processor struct {
 	inMemory atomic.Int64
 	inBytes  atomic.Int64
 	closed   atomic.Bool
+	serving  sync.WaitGroup
 }
 
 var _ millrace.Intake = (*Processor)(nil)
@@ -39,13 +41,22 @@ func New(store *millrace.Store, registry *millrace.Registry, opts *Options) *Pro
 	return p
 }
 
+// newCache is a partition's share.
+func (p *Processor) newCache() *cache {
+	n := p.store.Partitions()
+	return newCache(max(p.o.CacheStreams/n, 16), p.o.CacheBytes/n)
+}
+
 // Run decides until ctx ends. Then it finishes what is in its hands, and leaves the rest in the store for the next
 // run. It returns nil, or why the store failed.
 func (p *Processor) Run(ctx context.Context) error {
 	defer p.end()
 	g, gctx := errgroup.WithContext(ctx)
+	if p.o.Shared {
+		g.Go(func() error { return p.watch(gctx) })
+	}
 	for _, part := range p.parts {
-		if p.o.Paused {
+		if p.o.Paused || p.o.Shared {
 			break
 		}
 		g.Go(func() error { return part.run(gctx) })
@@ -57,6 +68,7 @@ func (p *Processor) Run(ctx context.Context) error {
 // end closes the door, waits for what is on its way to the disk, and tells everybody who still waits.
 func (p *Processor) end() {
 	p.closed.Store(true)
+	p.serving.Wait()
 	for _, part := range p.parts {
 		part.finish()
 	}

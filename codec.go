@@ -144,7 +144,7 @@ type Decision struct {
 	Failure     *Failure
 
 	Chain   ChainHash // the partition's chain after the decision. Set by the Store.
-	Encoded []byte    // the canonical encoding. Set by the Store, and valid until Append returns.
+	Encoded []byte    // the canonical encoding. Set by the Store.
 }
 
 // Head is the partition's head behind the decision.

@@ -3,6 +3,7 @@ package millrace
 import (
 	"context"
 	"iter"
+	"time"
 )
 
 // Meta is what a store is created with and keeps for ever, but for the epoch.
@@ -19,6 +20,13 @@ type FeedOptions struct {
 	Partitions []int
 	// Follow waits for new events at the end instead of ending there.
 	Follow bool
+}
+
+// Shared is a Driver whose store other processes write to as well.
+type Shared interface {
+	Driver
+	// Refresh is how often those who wait look for what other processes wrote.
+	Refresh() time.Duration
 }
 
 // Driver is what a backend implements. All code but the backends and [Store] uses Store. The rules that the

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Store is the concrete type that all code holds. It carries the rules that do not depend on a backend: who numbers
@@ -14,6 +15,8 @@ import (
 type Store struct {
 	d    Driver
 	meta Meta
+	// refresh is how often the backend is asked for what other nodes did; 0 where there are none.
+	refresh time.Duration
 
 	owned []owned
 
@@ -23,23 +26,23 @@ type Store struct {
 
 // owned is a partition as its owner sees it. Only the owner's loop touches it.
 type owned struct {
-	head  Head   // ahead of the driver's by what is on its way to the disk
-	buf   []byte // the encodings of the last batch: the driver is through with them
+	head  Head // ahead of the driver's by what is on its way to the disk
 	epoch atomic.Uint64
 }
-
-// maxEncodeBuffer is how much is kept for the next batch's encodings: a usual batch fits, and not much stands idle.
-const maxEncodeBuffer = 256 << 10
 
 // progress is how far a consumer has come, and who waits for it.
 type progress struct {
 	cursor Cursor
 	moved  chan struct{} // closed and replaced when the cursor moves
+	asked  time.Time     // when the backend was last asked, on a shared store
 }
 
 // NewStore puts the shared rules around a driver. Backends call it.
 func NewStore(d Driver) *Store {
 	s := &Store{d: d, meta: d.Meta(), progress: map[string]*progress{}}
+	if shared, ok := d.(Shared); ok {
+		s.refresh = shared.Refresh()
+	}
 	s.owned = make([]owned, s.meta.Partitions)
 	for p, h := range d.Heads() {
 		s.owned[p].head = h
@@ -70,19 +73,28 @@ func (s *Store) Commit(b *Batch, done func(error)) {
 // link numbers the decisions and continues the chain.
 func (o *owned) link(b *Batch) {
 	b.Prev, b.Epoch = o.head.Chain, o.epoch.Load()
-	buf := o.buf[:0]
+	var buf []byte // one for all encodings, which the driver may keep
 	for i := range b.Decisions {
 		d := &b.Decisions[i]
 		d.Position = o.head.Position
+		if size := encodedSize(d); cap(buf)-len(buf) < size {
+			buf = make([]byte, 0, size*(len(b.Decisions)-i))
+		}
 		start := len(buf)
 		buf = AppendDecision(buf, d)
-		d.Encoded = buf[start:len(buf):len(buf)] // of an older array where buf grows later, which holds the same
+		d.Encoded = buf[start:len(buf):len(buf)]
 		d.Chain = NextChain(o.head.Chain, d.Encoded)
 		o.head = d.Head()
 	}
-	if o.buf = buf; cap(buf) > maxEncodeBuffer {
-		o.buf = nil
+}
+
+// encodedSize is an upper bound of a decision's encoding, but for the details of a refusal or a failure.
+func encodedSize(d *Decision) int {
+	size := 128 + len(d.Command.ID) + len(d.Command.Stream) + len(d.Command.CorrelationID)
+	for i := range d.Events {
+		size += 16 + len(d.Events[i].Type) + len(d.Events[i].Data)
 	}
+	return size
 }
 
 // Accept keeps commands without deciding them and waits until they are durable.
@@ -225,6 +237,9 @@ func (s *Store) advance(consumer string, partition int, position uint64) {
 // Checkpoints are the positions that a consumer has reached.
 func (s *Store) Checkpoints(ctx context.Context, consumer string) (Cursor, error) {
 	p, err := s.following(ctx, consumer)
+	if err == nil && s.refresh > 0 {
+		err = s.ask(ctx, consumer)
+	}
 	if err != nil {
 		return Cursor{}, err
 	}
@@ -273,12 +288,53 @@ func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 		}
 		moved := p.moved
 		s.mu.Unlock()
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := s.await(ctx, consumer, moved); err != nil {
+			return err
 		}
 	}
+}
+
+// await returns when a consumer may have moved. On a shared store the node that runs it may be another one: then the backend
+// is asked, by one of those who wait.
+func (s *Store) await(ctx context.Context, consumer string, moved <-chan struct{}) error {
+	var again <-chan time.Time
+	if s.refresh > 0 {
+		t := time.NewTimer(s.refresh)
+		defer t.Stop()
+		again = t.C
+	}
+	select {
+	case <-moved:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case now := <-again:
+		s.mu.Lock()
+		p := s.progress[consumer]
+		mine := p != nil && now.Sub(p.asked) >= s.refresh
+		if mine {
+			p.asked = now
+		}
+		s.mu.Unlock()
+		if !mine {
+			return nil
+		}
+		return s.ask(ctx, consumer)
+	}
+}
+
+// ask takes over the checkpoints that other nodes have moved.
+func (s *Store) ask(ctx context.Context, consumer string) error {
+	c, err := s.d.Checkpoints(ctx, consumer)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for partition, position := range c.Positions {
+		s.advance(consumer, partition, position)
+	}
+	return nil
 }
 
 // DropViews removes a consumer's checkpoints and all documents of the collections.

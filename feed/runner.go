@@ -15,6 +15,11 @@ import (
 
 // Options of New; nil is fine.
 type Options struct {
+	// Partitions limits the consumer to these: the ones that this node owns. Defaults to all.
+	Partitions []int
+	// Lazy is how long a checkpoint may wait in memory where nothing but the checkpoint would be written. Who waits on
+	// another node sees it only when it is written. Defaults to 1 s.
+	Lazy time.Duration
 	// Workers share the partitions among them. Defaults to the number of processors, at most 4.
 	Workers int
 	// Attempts is how often an event is tried before its stream is parked. Defaults to 5.
@@ -54,10 +59,10 @@ const (
 	maxGather = 32 << 10
 	// maxDocuments bounds the documents of one commit, which are in memory, decoded.
 	maxDocuments = 16 << 10
-	// lazyEvents and lazyTime bound how far a checkpoint in the store may be behind where nothing but the checkpoint would
-	// be written: many consumers want few of the events.
-	lazyEvents = 16 << 10
-	lazyTime   = time.Second
+	// lazyEvents and Options.Lazy bound how far a checkpoint in the store may be behind where nothing but the checkpoint
+	// would be written: many consumers want few of the events.
+	lazyEvents  = 16 << 10
+	defaultLazy = time.Second
 )
 
 // Runner runs one consumer.
@@ -66,6 +71,8 @@ type Runner struct {
 	store    *millrace.Store
 	registry *millrace.Registry
 	c        millrace.Consumer
+	// epochs are the fencing tokens of the partitions when the run began: what has another owner since is refused.
+	epochs []uint64
 }
 
 // New makes a runner for a consumer.
@@ -77,7 +84,15 @@ func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer
 	if r.o.Workers == 0 {
 		r.o.Workers = min(runtime.GOMAXPROCS(0), 4)
 	}
-	r.o.Workers = min(r.o.Workers, store.Partitions())
+	if r.o.Partitions == nil {
+		for p := range store.Partitions() {
+			r.o.Partitions = append(r.o.Partitions, p)
+		}
+	}
+	r.o.Workers = max(min(r.o.Workers, len(r.o.Partitions)), 1)
+	if r.o.Lazy == 0 {
+		r.o.Lazy = defaultLazy
+	}
 	if r.o.Attempts == 0 {
 		r.o.Attempts = 5
 	}
@@ -110,6 +125,10 @@ func (r *Runner) Run(ctx context.Context) error {
 }
 
 func (r *Runner) run(ctx context.Context) error {
+	r.epochs = make([]uint64, r.store.Partitions())
+	for _, p := range r.o.Partitions {
+		r.epochs[p] = r.store.Epoch(p)
+	}
 	from, err := r.store.Checkpoints(ctx, r.c.Name)
 	if err != nil {
 		return err
@@ -125,7 +144,7 @@ func (r *Runner) run(ctx context.Context) error {
 		g.Go(func() error { return w.run(gctx) })
 	}
 	g.Go(func() error {
-		for events, err := range r.store.Feed(gctx, millrace.FeedOptions{After: from, Follow: true}) {
+		for events, err := range r.store.Feed(gctx, millrace.FeedOptions{After: from, Partitions: r.o.Partitions, Follow: true}) {
 			if err != nil {
 				return err
 			}
@@ -182,7 +201,10 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 		r: r, index: index, in: make(chan []millrace.Recorded, readAhead),
 		views: make([]*views, r.store.Partitions()), parked: map[millrace.Stream]bool{}, lazy: map[int]uint64{},
 	}
-	for p := index; p < len(w.views); p += r.o.Workers {
+	for _, p := range r.o.Partitions {
+		if p%r.o.Workers != index {
+			continue
+		}
 		q := millrace.Query{Collection: r.c.Collection(ParkedTable.Table), Index: -1, Partition: p}
 		for d, err := range r.store.Documents(ctx, q) {
 			if err != nil {
@@ -197,7 +219,7 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 func (w *worker) run(ctx context.Context) error {
 	w.r.o.Observer.Parked(w.r.c.Name, len(w.parked))
 	defer func() { w.r.o.Observer.Parked(w.r.c.Name, -len(w.parked)) }()
-	idle := time.NewTicker(lazyTime)
+	idle := time.NewTicker(w.r.o.Lazy)
 	defer idle.Stop()
 	for {
 		select {
@@ -411,7 +433,7 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 		if !ok {
 			continue
 		}
-		b := millrace.ViewBatch{Consumer: w.r.c.Name, Partition: p, Checkpoint: position}
+		b := w.batch(p, position)
 		if v := w.views[p]; v != nil {
 			var err error
 			if b.Puts, err = v.puts(); err != nil {
@@ -448,6 +470,10 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 	return nil
 }
 
+func (w *worker) batch(partition int, position uint64) millrace.ViewBatch {
+	return millrace.ViewBatch{Consumer: w.r.c.Name, Partition: partition, Epoch: w.r.epochs[partition], Checkpoint: position}
+}
+
 // persist writes the checkpoints that were only moved in memory.
 func (w *worker) persist(ctx context.Context) error {
 	w.lazyCount = 0
@@ -456,7 +482,7 @@ func (w *worker) persist(ctx context.Context) error {
 	}
 	batches := make([]millrace.ViewBatch, 0, len(w.lazy))
 	for p, position := range w.lazy {
-		batches = append(batches, millrace.ViewBatch{Consumer: w.r.c.Name, Partition: p, Checkpoint: position})
+		batches = append(batches, w.batch(p, position))
 	}
 	if err := w.r.store.CommitViews(ctx, batches); err != nil {
 		// It is tried again a little later. Nobody may take it for a failure of the documents: they are committed, and

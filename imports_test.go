@@ -57,6 +57,8 @@ var libraries = []library{
 	{path: "github.com/go-json-experiment/json", owners: []string{"internal/jsonx"}},
 	{path: "github.com/google/go-cmp", owners: []string{"millracetest", "sim"}, tests: true},
 	{path: "github.com/google/uuid", owners: []string{"internal/id"}},
+	{path: "github.com/jackc/pgx", owners: []string{"pgstore"}},
+	{path: "github.com/pressly/goose", owners: []string{"pgstore"}},
 	{path: "github.com/prometheus", owners: []string{"internal/metrics", "cmd"}, tests: true},
 	{path: "github.com/rogpeppe/go-internal", tests: true},
 	{path: "github.com/spf13/cobra", owners: []string{"cmd"}},

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,8 +17,9 @@ import (
 
 // Options of New; nil is fine.
 type Options struct {
-	// Partitions limits the consumer to these: the ones that this node owns. Defaults to all.
-	Partitions []int
+	// Partitions limits the consumer to those that this node owns, under their fencing tokens: what has another owner by
+	// the time of a commit is refused. Defaults to all, on a store of one process.
+	Partitions map[int]uint64
 	// Lazy is how long a checkpoint may wait in memory where nothing but the checkpoint would be written. Who waits on
 	// another node sees it only when it is written. Defaults to 1 s.
 	Lazy time.Duration
@@ -67,12 +70,11 @@ const (
 
 // Runner runs one consumer.
 type Runner struct {
-	o        Options
-	store    *millrace.Store
-	registry *millrace.Registry
-	c        millrace.Consumer
-	// epochs are the fencing tokens of the partitions when the run began: what has another owner since is refused.
-	epochs []uint64
+	o          Options
+	store      *millrace.Store
+	registry   *millrace.Registry
+	c          millrace.Consumer
+	partitions []int // of Options.Partitions, in order
 }
 
 // New makes a runner for a consumer.
@@ -85,11 +87,13 @@ func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer
 		r.o.Workers = min(runtime.GOMAXPROCS(0), 4)
 	}
 	if r.o.Partitions == nil {
+		r.o.Partitions = make(map[int]uint64, store.Partitions())
 		for p := range store.Partitions() {
-			r.o.Partitions = append(r.o.Partitions, p)
+			r.o.Partitions[p] = 0
 		}
 	}
-	r.o.Workers = max(min(r.o.Workers, len(r.o.Partitions)), 1)
+	r.partitions = slices.Sorted(maps.Keys(r.o.Partitions))
+	r.o.Workers = max(min(r.o.Workers, len(r.partitions)), 1)
 	if r.o.Lazy == 0 {
 		r.o.Lazy = defaultLazy
 	}
@@ -125,10 +129,6 @@ func (r *Runner) Run(ctx context.Context) error {
 }
 
 func (r *Runner) run(ctx context.Context) error {
-	r.epochs = make([]uint64, r.store.Partitions())
-	for _, p := range r.o.Partitions {
-		r.epochs[p] = r.store.Epoch(p)
-	}
 	from, err := r.store.Checkpoints(ctx, r.c.Name)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (r *Runner) run(ctx context.Context) error {
 		g.Go(func() error { return w.run(gctx) })
 	}
 	g.Go(func() error {
-		for events, err := range r.store.Feed(gctx, millrace.FeedOptions{After: from, Partitions: r.o.Partitions, Follow: true}) {
+		for events, err := range r.store.Feed(gctx, millrace.FeedOptions{After: from, Partitions: r.partitions, Follow: true}) {
 			if err != nil {
 				return err
 			}
@@ -201,7 +201,7 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 		r: r, index: index, in: make(chan []millrace.Recorded, readAhead),
 		views: make([]*views, r.store.Partitions()), parked: map[millrace.Stream]bool{}, lazy: map[int]uint64{},
 	}
-	for _, p := range r.o.Partitions {
+	for _, p := range r.partitions {
 		if p%r.o.Workers != index {
 			continue
 		}
@@ -471,7 +471,7 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 }
 
 func (w *worker) batch(partition int, position uint64) millrace.ViewBatch {
-	return millrace.ViewBatch{Consumer: w.r.c.Name, Partition: partition, Epoch: w.r.epochs[partition], Checkpoint: position}
+	return millrace.ViewBatch{Consumer: w.r.c.Name, Partition: partition, Epoch: w.r.o.Partitions[partition], Checkpoint: position}
 }
 
 // persist writes the checkpoints that were only moved in memory.

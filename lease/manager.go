@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ type Backend interface {
 	Acquire(ctx context.Context, partition int) (epoch uint64, ok bool, err error)
 	// Renew extends all leases of this node and names the partitions that are not its own any more.
 	Renew(ctx context.Context) (lost []int, err error)
+	// Owned are the partitions whose leases this node has, as far as it knows.
+	Owned() []int
 	// Release ends the lease of a partition.
 	Release(ctx context.Context, partition int) error
 	// Join says that this node is there for another while, and which nodes are, itself among them, in order.
@@ -77,15 +80,21 @@ func New(b Backend, o Options) *Manager {
 	return &Manager{o: o, b: b, owned: map[int]*served{}, ending: map[int]*served{}, changed: make(chan struct{})}
 }
 
-// Owned are the partitions of this node, in order, and what is closed when they are others.
-func (m *Manager) Owned() (partitions []int, changed <-chan struct{}) {
+// Owned are the partitions of this node with their epochs, and what is closed when they are others.
+func (m *Manager) Owned() (partitions map[int]uint64, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for p := range m.owned {
-		partitions = append(partitions, p)
+	partitions = make(map[int]uint64, len(m.owned))
+	for p, s := range m.owned {
+		partitions[p] = s.epoch
 	}
-	slices.Sort(partitions)
 	return partitions, m.changed
+}
+
+// mine are the partitions of this node, in order.
+func (m *Manager) mine() []int {
+	owned, _ := m.Owned()
+	return slices.Sorted(maps.Keys(owned))
 }
 
 // Run keeps this node's share until ctx ends. Then it hands everything over, for which ctx leaves it a while.
@@ -109,6 +118,7 @@ func (m *Manager) round(ctx context.Context) {
 	defer cancel()
 	lost, err := m.b.Renew(ctx)
 	m.drop(lost)
+	m.drop(m.refused())
 	if err == nil {
 		err = m.finish(ctx)
 	}
@@ -126,7 +136,7 @@ func (m *Manager) spread(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	owned, _ := m.Owned()
+	owned := m.mine()
 	share := Share(nodes, m.o.Node, m.o.Partitions)
 	if n := len(owned) - share; n > 0 {
 		// The last ones: whoever comes takes from the end, and the others stay where they are.
@@ -229,6 +239,12 @@ func (m *Manager) drop(lost []int) {
 	}
 }
 
+// refused are the partitions that the backend has found to be another node's when it wrote.
+func (m *Manager) refused() []int {
+	has := m.b.Owned()
+	return slices.DeleteFunc(m.mine(), func(p int) bool { return slices.Contains(has, p) })
+}
+
 // end stops the work for a partition; nil where it is not owned.
 func (m *Manager) end(p int, release bool) *served {
 	m.mu.Lock()
@@ -290,7 +306,7 @@ const leaveGrace = 10 * time.Second
 func (m *Manager) leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveGrace)
 	defer cancel()
-	owned, _ := m.Owned()
+	owned := m.mine()
 	if err := errors.Join(m.b.Leave(ctx), m.release(ctx, owned), ctx.Err()); err != nil {
 		m.o.Logger.Warn("partitions could not be handed over; their leases end by themselves", "error", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -79,6 +80,12 @@ func (b *backend) Renew(context.Context) (lost []int, err error) {
 		b.t.until[p] = time.Now().Add(ttl)
 	}
 	return lost, nil
+}
+
+func (b *backend) Owned() []int {
+	b.t.mu.Lock()
+	defer b.t.mu.Unlock()
+	return slices.Collect(maps.Keys(b.known))
 }
 
 func (b *backend) Release(_ context.Context, p int) error {

@@ -31,6 +31,8 @@ type Options struct {
 	Run func(ctx context.Context, c millrace.Consumer) error
 	// Paused leaves the read models where they are.
 	Paused bool
+	// Shared: other nodes make the same read models, each those of its partitions. They cannot be rebuilt then.
+	Shared bool
 	// Logger gets rebuilds. Defaults to nothing.
 	Logger *slog.Logger
 	// Now is the clock. Defaults to time.Now.
@@ -177,6 +179,10 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range s.order {
+		if s.o.Shared {
+			g.Go(func() error { return m.share(gctx) })
+			continue
+		}
 		g.Go(func() error { return m.run(gctx) })
 	}
 	return g.Wait()
@@ -278,10 +284,13 @@ func (m *Model) tidy(ctx context.Context) error {
 	return m.drop(ctx, live+1)
 }
 
-// Rebuild asks the running service to build the read model again. Errors: [ErrBusy], [ErrPaused].
+// Rebuild asks the running service to build the read model again. Errors: [ErrBusy], [ErrPaused], [ErrShared].
 func (m *Model) Rebuild() error {
 	if m.s.o.Paused {
 		return ErrPaused
+	}
+	if m.s.o.Shared {
+		return ErrShared
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

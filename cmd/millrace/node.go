@@ -30,6 +30,7 @@ type node struct {
 	projections *projection.Service
 	metrics     *metrics.Metrics
 	api         *httpapi.API
+	cluster     *cluster // nil on a store of one process
 	log         *slog.Logger
 	o           nodeOptions
 }
@@ -37,12 +38,13 @@ type node struct {
 type nodeOptions struct {
 	pauseCommand, pauseFeed bool
 	maxBacklog              int64
+	cluster                 *cluster
 	log                     *slog.Logger
 }
 
 // newNode wires a store to everything else.
 func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, error) {
-	n := &node{store: store, log: o.log, o: o}
+	n := &node{store: store, cluster: o.cluster, log: o.log, o: o}
 	var err error
 	if n.registry, err = millrace.NewRegistry(order.Domains()...); err != nil {
 		return nil, err
@@ -51,10 +53,13 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.metrics = metrics.New(metrics.Version{Version: v.Version, Revision: v.Revision, Go: v.Go},
 		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn}, time.Now)
 	n.processor = command.New(store, n.registry, &command.Options{
-		Paused: o.pauseCommand, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
+		Paused: o.pauseCommand, Shared: o.cluster != nil, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
 	})
+	if o.cluster != nil {
+		o.cluster.processor.Store(n.processor)
+	}
 	n.projections, err = projection.New(ctx, store, order.Projections(), projection.Options{
-		Run: n.follow, Paused: o.pauseFeed, Logger: o.log,
+		Run: n.follow, Paused: o.pauseFeed, Shared: o.cluster != nil, Logger: o.log,
 	})
 	if err != nil {
 		return nil, err
@@ -91,17 +96,44 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 
 // follow runs a consumer.
 func (n *node) follow(ctx context.Context, c millrace.Consumer) error {
-	return feed.New(n.store, n.registry, c, &feed.Options{Observer: n.metrics, Logger: n.log}).Run(ctx)
+	run := func(ctx context.Context, o *feed.Options) error {
+		o.Observer, o.Logger = n.metrics, n.log
+		return feed.New(n.store, n.registry, c, o).Run(ctx)
+	}
+	if n.cluster != nil {
+		return n.cluster.follow(ctx, run, n.log)
+	}
+	return run(ctx, &feed.Options{})
 }
 
 // run decides and follows until ctx ends.
 func (n *node) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.processor.Run(gctx) })
+	if n.cluster == nil {
+		g.Go(func() error { return n.processor.Run(gctx) })
+	} else {
+		g.Go(func() error { return n.share(gctx) })
+	}
 	g.Go(func() error { return n.projections.Run(gctx) })
 	if !n.o.pauseFeed {
 		g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
 	}
+	return g.Wait()
+}
+
+// share decides the partitions that this node owns. They are handed over before the processor stops: what is on its way
+// then is another node's.
+func (n *node) share(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
+	inner, stop := context.WithCancel(gctx)
+	g.Go(func() error { return n.processor.Run(inner) })
+	g.Go(func() error {
+		defer stop()
+		led, end := context.WithCancel(gctx)
+		defer end()
+		defer context.AfterFunc(ctx, end)()
+		return n.cluster.leases.Run(led)
+	})
 	return g.Wait()
 }
 

@@ -25,6 +25,8 @@ import (
 
 type serveOptions struct {
 	data       string
+	store      string
+	node       string
 	http       string
 	admin      string
 	partitions int
@@ -53,6 +55,8 @@ those under way, and closes the store.
 	}
 	f := c.Flags()
 	f.StringVar(&o.data, "data", "", "data folder (default: ./millrace-data, or a temporary one with --demo)")
+	f.StringVar(&o.store, "store", "", "PostgreSQL database that several nodes share, as postgres://…; instead of --data")
+	f.StringVar(&o.node, "node", "", "this node's name among those that share the store (default: a random name)")
 	f.StringVar(&o.http, "http", "127.0.0.1:8080", "address of the API")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:9090", "address of probes, metrics and profiles")
 	f.IntVar(&o.partitions, "partitions", 0, "partitions of a new store (default 16); an existing one keeps its own")
@@ -73,6 +77,14 @@ func (o *serveOptions) check() error {
 	}
 	if o.partitions < 0 || o.partitions > millrace.MaxPartitions {
 		return badSetting("partitions", "must be between 1 and %d", millrace.MaxPartitions)
+	}
+	switch {
+	case o.store == "" && o.node != "":
+		return badSetting("node", "is for nodes that share a store: name it by --store")
+	case o.store != "" && o.data != "":
+		return badSetting("store", "and --data are two stores: name one")
+	case o.store != "" && !isDSN(o.store):
+		return badSetting("store", "must begin with postgres:// or postgresql://")
 	}
 	if o.maxBacklog < 0 {
 		return badSetting("max-backlog", "must not be below zero")
@@ -130,7 +142,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.data == "" {
+	if o.data == "" && o.store == "" {
 		o.data = "millrace-data"
 		if o.demo {
 			dir, err := os.MkdirTemp("", "millrace-demo-")
@@ -150,14 +162,20 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return errors.Join(err, httpLn.Close())
 	}
-	store, err := openStore(o.data, o.partitions, log)
+	var store *millrace.Store
+	var shared *cluster
+	if o.store != "" {
+		store, shared, err = openShared(ctx, o.store, o.node, o.partitions, log)
+	} else {
+		store, err = openStore(o.data, o.partitions, log)
+	}
 	if err != nil {
 		return errors.Join(err, httpLn.Close(), adminLn.Close())
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	n, err := newNode(ctx, store, nodeOptions{
 		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
-		maxBacklog: o.maxBacklog, log: log,
+		maxBacklog: o.maxBacklog, cluster: shared, log: log,
 	})
 	if err != nil {
 		return errors.Join(err, httpLn.Close(), adminLn.Close())
@@ -172,6 +190,11 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
 	return ln, nil
+}
+
+// isDSN says whether a store is named by the address of a database.
+func isDSN(store string) bool {
+	return strings.HasPrefix(store, "postgres://") || strings.HasPrefix(store, "postgresql://")
 }
 
 // openStore opens the embedded store. Damage is an answer of its own.
@@ -211,7 +234,11 @@ func serveNode(ctx context.Context, n *node, httpLn, adminLn net.Listener, o *se
 	if o.demo {
 		edge.Go(func() error { return demo(edgeCtx, n, httpLn.Addr().String()) })
 	}
-	fmt.Printf("millrace is ready: http://%s admin http://%s data %s%s\n", httpLn.Addr(), adminLn.Addr(), o.data, pausedText(o.paused))
+	where := "data " + o.data
+	if n.cluster != nil {
+		where = "store postgres node " + n.cluster.driver.Node()
+	}
+	fmt.Printf("millrace is ready: http://%s admin http://%s %s%s\n", httpLn.Addr(), adminLn.Addr(), where, pausedText(o.paused))
 	err := edge.Wait()
 	stop()
 	return errors.Join(err, core.Wait())

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/command"
+	"github.com/millrace-io/millrace/feed"
+	"github.com/millrace-io/millrace/lease"
+	"github.com/millrace-io/millrace/pgstore"
+)
+
+const (
+	// leaseTTL and leaseEvery: five renewals may fail; a node that vanished is replaced within 7 s, one that stops within
+	// a second.
+	leaseTTL   = 6 * time.Second
+	leaseEvery = time.Second
+	// sharedLazy is how long a checkpoint that changes no document may be known to this node only: who waits for it on
+	// another node waits so much longer.
+	sharedLazy = 50 * time.Millisecond
+	// followAgain is the pause before consumers begin anew that the store refused.
+	followAgain = 200 * time.Millisecond
+)
+
+// cluster is what a node has that shares its store with others.
+type cluster struct {
+	driver *pgstore.Driver
+	leases *lease.Manager
+	// processor decides the partitions that this node owns. The store is opened before there is one.
+	processor atomic.Pointer[command.Processor]
+}
+
+// openShared opens a store in PostgreSQL that several nodes share.
+func openShared(ctx context.Context, dsn, node string, partitions int, log *slog.Logger) (*millrace.Store, *cluster, error) {
+	c := &cluster{}
+	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{
+		Partitions: partitions, Node: node, LeaseTTL: leaseTTL, Logger: log,
+		Undecided: func(partition int) {
+			if p := c.processor.Load(); p != nil {
+				p.Look(partition)
+			}
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.driver = store.Driver().(*pgstore.Driver) //nolint:forcetypeassert // it has just been opened
+	c.leases = lease.New(c.driver, lease.Options{
+		Node: c.driver.Node(), Partitions: store.Partitions(), Every: leaseEvery, Logger: log,
+		Serve: func(ctx context.Context, partition int, epoch uint64) error {
+			store.Own(partition, epoch)
+			return c.processor.Load().Serve(ctx, partition)
+		},
+	})
+	return store, c, nil
+}
+
+// follow runs a consumer over the partitions that this node owns, whichever they are, until ctx ends.
+func (c *cluster) follow(ctx context.Context, run func(ctx context.Context, o *feed.Options) error, log *slog.Logger) error {
+	for ctx.Err() == nil {
+		owned, changed := c.leases.Owned()
+		if len(owned) == 0 {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		inner, stop := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-changed:
+				stop()
+			case <-inner.Done():
+			}
+		}()
+		err := run(inner, &feed.Options{Partitions: owned, Lazy: sharedLazy})
+		stop()
+		if err == nil {
+			continue
+		}
+		// Another owner, or a database that is away: the leases will tell.
+		if !errors.Is(err, millrace.ErrFenced) && !millrace.IsTransient(err) {
+			return err
+		}
+		log.Warn("a consumer begins anew", "error", err)
+		t := time.NewTimer(followAgain)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package pgstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/jsonx"
+)
+
+// docRows are writes of documents as the columns of their rows.
+type docRows struct {
+	partition  []int32
+	collection []string
+	id, data   [][]byte
+	isJSON     []bool
+	keys       [][]byte
+
+	// The rows of document_keys that come and those that go.
+	come, gone keyRows
+
+	removed struct {
+		partition  []int32
+		collection []string
+		id         [][]byte
+	}
+}
+
+type keyRows struct {
+	partition  []int32
+	collection []string
+	idx        []int16
+	key, id    [][]byte
+}
+
+func (k *keyRows) add(d *millrace.Document, idx int, key string) {
+	k.partition = append(k.partition, int32(d.Partition)) //nolint:gosec // below MaxPartitions
+	k.collection = append(k.collection, d.Collection)
+	k.idx = append(k.idx, int16(idx)) //nolint:gosec // a table has few indexes
+	k.key = append(k.key, []byte(key))
+	k.id = append(k.id, []byte(d.ID))
+}
+
+// put adds a document; keys that the document has already are left alone.
+func (r *docRows) put(d *millrace.Document, have []string) {
+	r.partition = append(r.partition, int32(d.Partition)) //nolint:gosec // below MaxPartitions
+	r.collection = append(r.collection, d.Collection)
+	r.id = append(r.id, []byte(d.ID))
+	r.data = append(r.data, some(d.Data))
+	r.isJSON = append(r.isJSON, fitsJSONB(d.Data))
+	r.keys = append(r.keys, appendKeys(nil, d.Keys))
+	for i, key := range d.Keys {
+		if key != "" && (i >= len(have) || have[i] != key) {
+			r.come.add(d, i, key)
+		}
+	}
+}
+
+func (r *docRows) remove(d *millrace.Document) {
+	r.removed.partition = append(r.removed.partition, int32(d.Partition)) //nolint:gosec // below MaxPartitions
+	r.removed.collection = append(r.removed.collection, d.Collection)
+	r.removed.id = append(r.removed.id, []byte(d.ID))
+}
+
+// args are those of put_documents.
+func (r *docRows) args() []any {
+	return []any{
+		r.partition, r.collection, r.id, r.data, r.isJSON, r.keys,
+		r.come.partition, r.come.collection, r.come.idx, r.come.key, r.come.id,
+	}
+}
+
+// goneArgs are the documents and keys that commit_views removes.
+func (r *docRows) goneArgs() []any {
+	return []any{
+		r.removed.partition, r.removed.collection, r.removed.id,
+		r.gone.partition, r.gone.collection, r.gone.idx, r.gone.key, r.gone.id,
+	}
+}
+
+// docKey names a document.
+type docKey struct {
+	collection string
+	partition  int
+	id         string
+}
+
+// change is what several writes of a document in one batch come to.
+type change struct {
+	last *millrace.Put
+	had  []string          // the keys that it has in the database
+	old  []map[string]bool // all keys that it may have had since, by index
+}
+
+// puts adds the writes of a batch. Of several of one document the last one counts; rows of one statement must not
+// meet each other.
+func (r *docRows) puts(puts []millrace.Put) {
+	changes := make(map[docKey]*change, len(puts))
+	order := make([]*change, 0, len(puts))
+	for i := range puts {
+		p := &puts[i]
+		k := docKey{p.Collection, p.Partition, p.ID}
+		c := changes[k]
+		if c == nil {
+			c = &change{had: p.Old}
+			changes[k] = c
+			order = append(order, c)
+		}
+		c.last = p
+		c.note(p.Old)
+	}
+	for _, c := range order {
+		p := c.last
+		for i, keys := range c.old {
+			for key := range keys {
+				if p.Delete || i >= len(p.Keys) || p.Keys[i] != key {
+					r.gone.add(&p.Document, i, key)
+				}
+			}
+		}
+		if p.Delete {
+			r.remove(&p.Document)
+		} else {
+			r.put(&p.Document, c.had)
+		}
+	}
+}
+
+func (c *change) note(keys []string) {
+	for i, key := range keys {
+		for len(c.old) <= i {
+			c.old = append(c.old, nil)
+		}
+		if key == "" {
+			continue
+		}
+		if c.old[i] == nil {
+			c.old[i] = map[string]bool{}
+		}
+		c.old[i][key] = true
+	}
+}
+
+// A document's sort keys are kept as their number, and each led by its length.
+func appendKeys(b []byte, keys []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(keys)))
+	for _, k := range keys {
+		b = binary.AppendUvarint(b, uint64(len(k)))
+		b = append(b, k...)
+	}
+	return b
+}
+
+func decodeKeys(collection string, b []byte) ([]string, error) {
+	bad := fmt.Errorf("%w: documents: the keys of a document of collection %s", millrace.ErrCorrupt, collection)
+	n, w := binary.Uvarint(b)
+	if w <= 0 || n > uint64(len(b)) {
+		return nil, bad
+	}
+	b = b[w:]
+	var keys []string
+	if n > 0 {
+		keys = make([]string, n)
+	}
+	for i := range keys {
+		size, w := binary.Uvarint(b)
+		if w <= 0 || size > uint64(len(b)-w) { //nolint:gosec // checked to be positive
+			return nil, bad
+		}
+		keys[i] = string(b[w : w+int(size)]) //nolint:gosec // checked above
+		b = b[w+int(size):]                  //nolint:gosec // checked above
+	}
+	if len(b) != 0 {
+		return nil, bad
+	}
+	return keys, nil
+}
+
+// maxJSONNumber bounds the digits of numbers that jsonb gets: it keeps them all, and refuses more than 131,072.
+const maxJSONNumber = 100
+
+// fitsJSONB says whether PostgreSQL will take a document as jsonb. It takes no NUL, and its numbers have a range. Where
+// this says yes and PostgreSQL no, the batch is written again without jsonb.
+func fitsJSONB(data []byte) bool {
+	return len(data) > 0 && jsonx.Check(data) == nil && !bytes.Contains(data, []byte(`\u0000`)) && numbersFit(data)
+}
+
+// numbersFit looks for exponents of more than two digits and for long numbers, outside of strings.
+func numbersFit(data []byte) bool {
+	inString, run, exponent := false, 0, -1
+	for i := 0; i < len(data); i++ {
+		c := data[i]
+		switch {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString, run, exponent = !inString, 0, -1
+		case inString:
+		case c >= '0' && c <= '9':
+			if run++; exponent >= 0 {
+				exponent++
+			}
+			if run > maxJSONNumber || exponent > 2 {
+				return false
+			}
+		case (c == 'e' || c == 'E') && run > 0:
+			exponent = 0
+		case c == '.' || c == '+' || c == '-':
+		default:
+			run, exponent = 0, -1
+		}
+	}
+	return true
+}

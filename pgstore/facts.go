@@ -1,0 +1,178 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-io/millrace"
+)
+
+// The sizes of pages that iterators read. No connection is held while the caller works on one. The first is small, for
+// callers who want only the beginning; each is larger than the one before.
+const (
+	firstPage = 64
+	lastPage  = 1024
+)
+
+func nextPage(n int) int { return min(4*n, lastPage) }
+
+// scanCommand reads commandColumns behind other columns.
+func scanCommand(rows pgx.Rows, before ...any) (millrace.AcceptedCommand, error) {
+	c := &millrace.Command{}
+	var at int64
+	var expected *int64
+	var fp []byte
+	err := rows.Scan(append(before, &c.ID, &c.Stream, &c.Type, &at, &expected, &c.CorrelationID, &c.CausationID, &c.Source, &c.Data, &fp)...)
+	if err != nil {
+		return millrace.AcceptedCommand{}, err
+	}
+	c.Time = nano(at)
+	if expected != nil {
+		v := uint64(*expected) //nolint:gosec // its highest bit was taken for a sign
+		c.Expected = &v
+	}
+	a := millrace.AcceptedCommand{Command: c}
+	if copy(a.Fingerprint[:], fp) != len(a.Fingerprint) {
+		return a, fmt.Errorf("%w: commands: a fingerprint of %d bytes", millrace.ErrCorrupt, len(fp))
+	}
+	return a, nil
+}
+
+// Command implements millrace.Driver.
+func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, error) {
+	if err := d.reads.enter(); err != nil {
+		return millrace.Command{}, err
+	}
+	defer d.reads.leave()
+	partition := -1
+	err := d.query(ctx, d.sql.keysOf, []any{[]string{id}}, func(rows pgx.Rows) error { return rows.Scan(&id, &partition) })
+	if err != nil {
+		return millrace.Command{}, readError(ctx, err)
+	}
+	if partition < 0 {
+		return millrace.Command{}, errNoCommand
+	}
+	var a millrace.AcceptedCommand
+	err = d.query(ctx, d.sql.command, []any{partition, id}, func(rows pgx.Rows) (err error) {
+		a, err = scanCommand(rows)
+		return err
+	})
+	if err != nil {
+		return millrace.Command{}, readError(ctx, err)
+	}
+	if a.Command == nil {
+		return millrace.Command{}, errNoCommand // its id was claimed and nothing kept
+	}
+	return *a.Command, nil
+}
+
+// Pending implements millrace.Driver.
+func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.AcceptedCommand, error] {
+	return func(yield func(millrace.AcceptedCommand, error) bool) {
+		if err := d.reads.enter(); err != nil {
+			yield(millrace.AcceptedCommand{}, err)
+			return
+		}
+		defer d.reads.leave()
+		var at time.Time // of the last one
+		var seq int32
+		var id string
+		for size := firstPage; ; size = nextPage(size) {
+			var page []millrace.AcceptedCommand
+			err := d.query(ctx, d.sql.pending, []any{partition, at, seq, id, size}, func(rows pgx.Rows) error {
+				a, err := scanCommand(rows, &at, &seq)
+				if err == nil {
+					id = a.Command.ID
+					page = append(page, a)
+				}
+				return err
+			})
+			for i := range page {
+				if ctx.Err() != nil {
+					yield(millrace.AcceptedCommand{}, ctx.Err())
+					return
+				}
+				if !yield(page[i], nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(millrace.AcceptedCommand{}, readError(ctx, err))
+				return
+			}
+			if len(page) < size {
+				return
+			}
+		}
+	}
+}
+
+// Version implements millrace.Driver.
+func (d *Driver) Version(ctx context.Context, s millrace.Stream) (uint64, error) {
+	if err := d.reads.enter(); err != nil {
+		return 0, err
+	}
+	defer d.reads.leave()
+	var v int64
+	err := d.query(ctx, d.sql.version, []any{s.Partition(d.meta.Partitions), string(s)}, func(rows pgx.Rows) error { return rows.Scan(&v) })
+	return uint64(v), readError(ctx, err) //nolint:gosec // counts events
+}
+
+// Events implements millrace.Driver.
+func (d *Driver) Events(ctx context.Context, s millrace.Stream, from uint64) iter.Seq2[millrace.Recorded, error] {
+	return func(yield func(millrace.Recorded, error) bool) {
+		if err := d.reads.enter(); err != nil {
+			yield(millrace.Recorded{}, err)
+			return
+		}
+		defer d.reads.leave()
+		p := s.Partition(d.meta.Partitions)
+		next := max(from, 1)
+		for size := firstPage; ; size = nextPage(size) {
+			var page []millrace.Recorded
+			err := d.query(ctx, d.sql.events, []any{p, string(s), int64(next), size}, func(rows pgx.Rows) error { //nolint:gosec // counts events
+				e := millrace.Recorded{Partition: p, Stream: s}
+				if err := scanEvent(rows, &e, &e.Position, &e.Version); err != nil {
+					return err
+				}
+				page = append(page, e)
+				return nil
+			})
+			if err != nil {
+				yield(millrace.Recorded{}, readError(ctx, err))
+				return
+			}
+			for i := range page {
+				if ctx.Err() != nil {
+					yield(millrace.Recorded{}, ctx.Err())
+					return
+				}
+				if page[i].Version != next {
+					yield(millrace.Recorded{}, fmt.Errorf("%w: events: partition %d: version %d of a stream is missing", millrace.ErrCorrupt, p, next))
+					return
+				}
+				next++
+				if !yield(page[i], nil) {
+					return
+				}
+			}
+			if len(page) < size {
+				return
+			}
+		}
+	}
+}
+
+// scanEvent reads type, data, time and ids of an event behind other columns.
+func scanEvent(rows pgx.Rows, e *millrace.Recorded, before ...any) error {
+	var at int64
+	if err := rows.Scan(append(before, &e.Type, &e.Data, &at, &e.CommandID, &e.CorrelationID)...); err != nil {
+		return err
+	}
+	e.Time, e.CausationID = nano(at), e.CommandID
+	return nil
+}

@@ -1,0 +1,310 @@
+package pgstore
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+var day = time.Date(2026, 3, 1, 12, 0, 0, 1, time.UTC)
+
+// command is a command of a stream in a partition of a store of four.
+func command(id string, partition int) *millrace.Command {
+	for i := 0; ; i++ {
+		s := millrace.NewStream("tally", fmt.Sprintf("%s-%d", id, i))
+		if s.Partition(4) == partition {
+			return &millrace.Command{ID: id, Stream: s, Type: "Add", Data: []byte(`{"n":1}`), Time: day, CorrelationID: id, Source: "test"}
+		}
+	}
+}
+
+func accepted(c *millrace.Command) millrace.AcceptedCommand {
+	return millrace.AcceptedCommand{Command: c, Fingerprint: c.Fingerprint()}
+}
+
+// decided is a decision on the first command of a stream.
+func decided(c *millrace.Command, fresh bool, events int) millrace.Decision {
+	d := millrace.Decision{Command: c, Fresh: fresh, Fingerprint: c.Fingerprint(), Status: millrace.StatusDecided, Time: day.Add(time.Second)}
+	for i := range events {
+		d.Events = append(d.Events, millrace.NewEvent{Type: "Added", Data: fmt.Appendf(nil, `{"of":%q,"n":%d}`, c.ID, i)})
+	}
+	return d
+}
+
+// send hands a batch to the store; the error comes through the channel.
+func send(s *millrace.Store, b *millrace.Batch) <-chan error {
+	done := make(chan error, 1)
+	s.Commit(b, func(err error) { done <- err })
+	return done
+}
+
+func commitOne(s *millrace.Store, partition int, ds ...millrace.Decision) error {
+	return <-send(s, &millrace.Batch{Partition: partition, Decisions: ds})
+}
+
+// node opens a store of four partitions as a node that owns what it acquires.
+func node(t testing.TB, dsn, name string, change func(*Options)) (*millrace.Store, *Driver) {
+	t.Helper()
+	o := options(t, "fence")
+	o.Node, o.OwnAll, o.Partitions = name, false, 4
+	if change != nil {
+		change(o)
+	}
+	s := open(t, dsn, o)
+	return s, driverOf(s)
+}
+
+func acquire(t testing.TB, s *millrace.Store, partitions ...int) {
+	t.Helper()
+	for _, p := range partitions {
+		epoch, ok, err := driverOf(s).Acquire(patient(t), p)
+		if !ok || err != nil {
+			t.Fatalf("acquire %d: %v %v", p, ok, err)
+		}
+		s.Own(p, epoch)
+	}
+}
+
+func verify(t testing.TB, s *millrace.Store) {
+	t.Helper()
+	must(t, s.Verify(patient(t), func(problem string) { t.Errorf("verify: %s", problem) }))
+}
+
+// expire ends a lease in the database, as time would.
+func expire(t testing.TB, dsn string, partition int) {
+	t.Helper()
+	exec(t, dsn, `update fence.partitions set lease_until = clock_timestamp() - interval '1 second' where partition = $1`, partition)
+}
+
+// patientLease is for tests in which only the database may end a lease.
+func patientLease(o *Options) { o.LeaseTTL = time.Hour }
+
+// An owner that was asleep while its lease ended commits neither facts nor views, and goes on only after it has
+// acquired the partition again.
+func TestFencedOwnerCannotCommit(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	a, da := node(t, dsn, "a", patientLease)
+	acquire(t, a, 1, 2)
+	must(t, commitOne(a, 1, decided(command("first", 1), true, 2)))
+	must(t, a.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Partition: 1, Checkpoint: 1}}))
+
+	expire(t, dsn, 1)
+	b, _ := node(t, dsn, "b", patientLease)
+	acquire(t, b, 1)
+
+	// The first one that a sends is in flight when it does not know yet; the next two go on from it.
+	var late []<-chan error
+	for _, id := range []string{"late1", "late2"} {
+		late = append(late, send(a, &millrace.Batch{Partition: 1, Decisions: []millrace.Decision{decided(command(id, 1), true, 1)}}))
+	}
+	for _, done := range late {
+		if err := <-done; !errors.Is(err, millrace.ErrFenced) {
+			t.Errorf("a fenced owner's commit: %v", err)
+		}
+	}
+	if err := a.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Partition: 1, Checkpoint: 2}}); !errors.Is(err, millrace.ErrFenced) {
+		t.Errorf("a fenced owner's views: %v", err)
+	}
+	if _, err := a.Lookup(patient(t), "late1"); !errors.Is(err, millrace.ErrNotFound) {
+		t.Errorf("what was fenced is there: %v", err)
+	}
+	if owned := da.Owned(); !slices.Equal(owned, []int{2}) {
+		t.Errorf("a still thinks that it owns %v", owned)
+	}
+	must(t, commitOne(a, 2, decided(command("elsewhere", 2), true, 1))) // other partitions go on
+	// Acceptances need no owner.
+	must(t, a.Accept(patient(t), 1, []millrace.AcceptedCommand{accepted(command("kept", 1))}))
+	must(t, commitOne(b, 1, decided(command("kept", 1), false, 1)))
+
+	expire(t, dsn, 1)
+	acquire(t, a, 1)
+	must(t, commitOne(a, 1, decided(command("again", 1), true, 1)))
+	if err := commitOne(b, 1, decided(command("later", 1), true, 1)); !errors.Is(err, millrace.ErrFenced) {
+		t.Errorf("b commits after a took over: %v", err)
+	}
+	verify(t, a)
+}
+
+// Views alone are fenced too: here the owner learns it from them.
+func TestFencedOwnerCannotWriteViews(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	a, da := node(t, dsn, "a", patientLease)
+	acquire(t, a, 0)
+	put := func(s *millrace.Store, text string) error {
+		return s.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Puts: []millrace.Put{{Document: millrace.Document{Collection: "c.d", ID: "x", Data: []byte(text)}}}}})
+	}
+	must(t, put(a, `"a"`))
+	expire(t, dsn, 0)
+	b, _ := node(t, dsn, "b", patientLease)
+	acquire(t, b, 0)
+	must(t, put(b, `"b"`))
+	if err := put(a, `"late"`); !errors.Is(err, millrace.ErrFenced) {
+		t.Errorf("a fenced owner's document: %v", err)
+	}
+	doc, err := a.Document(patient(t), "c.d", 0, "x")
+	if must(t, err); string(doc.Data) != `"b"` {
+		t.Errorf("the document is %s", doc.Data)
+	}
+	if len(da.Owned()) != 0 {
+		t.Error("a still thinks that it owns the partition")
+	}
+}
+
+// takeover has a commit of a meet a takeover by b, and says what a was told. Where between is true, b takes over between
+// a's look at the epoch and a's write, if it looks apart from it.
+func takeover(t *testing.T, edit func(string) string, checkFirst, between bool) (b *millrace.Store, err error) {
+	t.Helper()
+	dsn := server(t).DSN("postgres")
+	steal := func() {
+		expire(t, dsn, 1)
+		b, _ = node(t, dsn, "b", patientLease)
+		acquire(t, b, 1)
+	}
+	armed := false
+	a, _ := node(t, dsn, "a", func(o *Options) {
+		patientLease(o)
+		o.edit, o.checkFirst = edit, checkFirst
+		o.beforeWrite = func() {
+			if armed && between {
+				armed = false
+				steal()
+			}
+		}
+	})
+	acquire(t, a, 1)
+	must(t, commitOne(a, 1, decided(command("first", 1), true, 1)))
+	armed = true
+	if !between {
+		steal()
+	}
+	err = commitOne(a, 1, decided(command("late", 1), true, 1))
+	return b, err
+}
+
+// without takes the epoch out of the fence.
+func without(t *testing.T) func(string) string {
+	return func(text string) string {
+		edited := strings.Replace(text, "p.epoch = u.epoch and ", "", 1)
+		if edited == text {
+			t.Error("the fence is not where the test looks for it")
+		}
+		return edited
+	}
+}
+
+// The controls of TestFencedOwnerCannotCommit: without the fence, and with one that is looked at in a transaction before,
+// the late commit is acknowledged after another owner has taken over, and that one, which was told where the log ends, cannot
+// go on.
+func TestFenceControls(t *testing.T) {
+	for _, c := range []struct {
+		name                string
+		edit                func(string) string
+		checkFirst, between bool
+		fenced              bool
+	}{
+		{name: "protected", fenced: true},
+		{name: "protected between check and write", checkFirst: true, between: true, fenced: true},
+		{name: "no fence", edit: without(t)},
+		{name: "fence in a transaction of its own", edit: without(t), checkFirst: true, between: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, err := takeover(t, c.edit, c.checkFirst, c.between)
+			if c.fenced != errors.Is(err, millrace.ErrFenced) || !c.fenced && err != nil {
+				t.Errorf("the late commit says %v", err)
+			}
+			err = commitOne(b, 1, decided(command("next", 1), true, 1))
+			if c.fenced != (err == nil) {
+				t.Errorf("the new owner's commit says %v", err)
+			}
+		})
+	}
+}
+
+// A node accepts a command that the owner has at the same moment with its decision: it is decided once.
+func TestFreshCommandKeptElsewhere(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	a, _ := node(t, dsn, "a", nil)
+	b, _ := node(t, dsn, "b", nil)
+	acquire(t, a, 3)
+	c := command("both", 3)
+	must(t, b.Accept(patient(t), 3, []millrace.AcceptedCommand{accepted(c)}))
+	must(t, b.Accept(patient(t), 3, []millrace.AcceptedCommand{accepted(c)})) // again: harmless
+	must(t, commitOne(a, 3, decided(c, true, 1), decided(command("other", 3), true, 1)))
+	must(t, b.Accept(patient(t), 3, []millrace.AcceptedCommand{accepted(c)})) // decided by now: still harmless
+	o, err := b.Lookup(patient(t), "both")
+	if must(t, err); o.Status != millrace.StatusDecided || o.Position != 1 {
+		t.Errorf("%+v", o)
+	}
+	for p, err := range b.Pending(patient(t), 3) {
+		t.Errorf("still pending: %+v %v", p, err)
+	}
+	verify(t, b)
+
+	// Twice decided is once too often.
+	var conflict *ConflictError
+	err = commitOne(a, 3, decided(command("before", 3), true, 1), decided(c, true, 1))
+	if !errors.As(err, &conflict) || !slices.Equal(conflict.IDs, []string{"both"}) {
+		t.Errorf("a second decision says %v", err)
+	}
+	if _, err := a.Lookup(patient(t), "before"); !errors.Is(err, millrace.ErrNotFound) {
+		t.Errorf("a part of the batch is there: %v", err)
+	}
+	err = commitOne(a, 3, decided(command("behind", 3), true, 1))
+	if !errors.Is(err, millrace.ErrInvalid) {
+		t.Errorf("a batch that continues the one that failed says %v", err)
+	}
+	a.Reload(3)
+	must(t, commitOne(a, 3, decided(command("anew", 3), true, 1)))
+	verify(t, a)
+}
+
+// The same id with another content is refused wherever it comes from, and spoils nothing else that is written with it.
+func TestKeyReusedOnAnotherNode(t *testing.T) {
+	for _, separate := range []bool{false, true} {
+		t.Run(fmt.Sprintf("separate claims %v", separate), func(t *testing.T) {
+			dsn := server(t).DSN("postgres")
+			with := func(o *Options) { o.separateClaims = separate }
+			a, _ := node(t, dsn, "a", with)
+			b, _ := node(t, dsn, "b", with)
+			acquire(t, a, 0, 1)
+			must(t, b.Accept(patient(t), 1, []millrace.AcceptedCommand{accepted(command("k", 1))}))
+			other := command("k", 2)
+			var results []<-chan error
+			for i := range 50 {
+				batch := &millrace.Batch{Partition: 2, Accepted: []millrace.AcceptedCommand{accepted(command(fmt.Sprint("c", i), 2))}}
+				if i%10 == 5 {
+					batch.Accepted = append(batch.Accepted, accepted(other))
+				}
+				results = append(results, send(a, batch))
+			}
+			for i, done := range results {
+				err := <-done
+				if i%10 == 5 && !errors.Is(err, millrace.ErrKeyReused) || i%10 != 5 && err != nil {
+					t.Errorf("acceptance %d: %v", i, err)
+				}
+				_, lerr := b.Lookup(patient(t), fmt.Sprint("c", i))
+				if (err == nil) != (lerr == nil) {
+					t.Errorf("acceptance %d says %v, and its lookup %v", i, err, lerr)
+				}
+			}
+			// Two with one id in one transaction.
+			x, y := command("x", 2), command("x", 3)
+			ex, ey := send(a, &millrace.Batch{Partition: 2, Accepted: []millrace.AcceptedCommand{accepted(x)}}), send(a, &millrace.Batch{Partition: 3, Accepted: []millrace.AcceptedCommand{accepted(y)}})
+			if ex, ey := <-ex, <-ey; (ex == nil) == (ey == nil) || !errors.Is(errors.Join(ex, ey), millrace.ErrKeyReused) {
+				t.Errorf("two contents of one id: %v and %v", ex, ey)
+			}
+			var conflict *ConflictError
+			err := commitOne(a, 0, decided(command("k", 0), true, 1))
+			if !errors.As(err, &conflict) || !slices.Equal(conflict.IDs, []string{"k"}) {
+				t.Errorf("a decision on an id with another content: %v", err)
+			}
+			must(t, commitOne(a, 1, decided(command("k", 1), false, 1)))
+			verify(t, a)
+		})
+	}
+}

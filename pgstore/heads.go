@@ -1,0 +1,279 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-io/millrace"
+)
+
+// head is what is known of a partition's row.
+type head struct {
+	millrace.Head
+	ordinal int64
+}
+
+// heads are the heads as this node knows them: moved at once by its own commits, by polling for those of others.
+type heads struct {
+	mu     sync.Mutex
+	at     []head
+	moved  chan struct{} // closed and replaced when a head moves; nil while nobody waits
+	closed bool
+}
+
+func (h *heads) init(n int) { h.at = make([]head, n) }
+
+func (h *heads) get(p int) head {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.at[p]
+}
+
+func (h *heads) all() []head {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.at)
+}
+
+// move takes newer heads. What is older came by a slower way.
+func (h *heads) move(partitions []int, to []head) (moved int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, p := range partitions {
+		if to[i].ordinal > h.at[p].ordinal {
+			h.at[p] = to[i]
+			moved++
+		}
+	}
+	if moved > 0 && h.moved != nil {
+		close(h.moved)
+		h.moved = nil
+	}
+	return moved
+}
+
+// wait returns a channel that is closed when a head moves from now on, and whether the store is closed.
+func (h *heads) wait() (moved <-chan struct{}, closed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.moved == nil && !h.closed {
+		h.moved = make(chan struct{})
+	}
+	return h.moved, h.closed
+}
+
+// shut ends all waiting for good.
+func (h *heads) shut() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	if h.moved != nil {
+		close(h.moved)
+		h.moved = nil
+	}
+}
+
+// Heads implements millrace.Driver: durable heads, those of other nodes' partitions as of the last look at them.
+func (d *Driver) Heads() []millrace.Head {
+	at := d.heads.all()
+	out := make([]millrace.Head, len(at))
+	for i := range at {
+		out[i] = at[i].Head
+	}
+	return out
+}
+
+// refresh reads all heads. A head that is behind one that was known before it was asked for is gone: the database was
+// put back, or a standby that lagged took over. Nothing can be promised on such a log.
+func (d *Driver) refresh(ctx context.Context, told bool) error {
+	before := d.heads.all()
+	partitions := make([]int, 0, len(before))
+	now := make([]head, 0, len(before))
+	err := d.query(ctx, d.sql.heads, nil, func(rows pgx.Rows) error {
+		var p int
+		var h head
+		var position int64
+		var chain []byte
+		if err := rows.Scan(&p, &position, &chain, &h.ordinal); err != nil {
+			return err
+		}
+		if p < 0 || p >= len(before) || len(chain) != len(h.Chain) {
+			return fmt.Errorf("%w: partitions: row %d", millrace.ErrCorrupt, p)
+		}
+		h.Position = uint64(position) //nolint:gosec // never negative
+		copy(h.Chain[:], chain)
+		partitions, now = append(partitions, p), append(now, h)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(now) != len(before) {
+		return fmt.Errorf("%w: partitions: %d rows for %d partitions", millrace.ErrCorrupt, len(now), len(before))
+	}
+	for i, p := range partitions {
+		if err := d.compare(p, before[p], now[i]); err != nil {
+			return err
+		}
+	}
+	d.stats.looked(d.o.Now(), d.heads.move(partitions, now), told)
+	return nil
+}
+
+// compare fails the store where a head is behind one that was known before it was read.
+func (d *Driver) compare(partition int, before, now head) error {
+	if now.ordinal > before.ordinal || now == before {
+		return nil
+	}
+	err := fmt.Errorf("%w: partition %d is at position %d and was at %d: the database lost what was acknowledged", millrace.ErrFailed, partition, now.Position, before.Position)
+	d.fail(err)
+	return err
+}
+
+// poll looks for what other nodes did: every interval, and when it is told that there is something.
+func (d *Driver) poll() {
+	t := time.NewTicker(d.o.Poll)
+	defer t.Stop()
+	for {
+		told := false
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-t.C:
+		case <-d.notify.heard:
+			told = true
+		}
+		ctx, cancel := context.WithTimeout(d.ctx, readPatience)
+		err := d.inquire(ctx, told)
+		cancel()
+		if d.ctx.Err() != nil {
+			return
+		}
+		d.reached(err, false)
+	}
+}
+
+func (d *Driver) inquire(ctx context.Context, told bool) error {
+	if err := d.refresh(ctx, told); err != nil {
+		return err
+	}
+	if err := d.count(ctx); err != nil {
+		return err
+	}
+	return d.hint(ctx)
+}
+
+// hint tells the owner's loop of partitions in which commands wait.
+func (d *Driver) hint(ctx context.Context) error {
+	if d.o.Undecided == nil {
+		return nil
+	}
+	owned := d.Owned()
+	if len(owned) == 0 {
+		return nil
+	}
+	var waiting []int
+	err := d.query(ctx, d.sql.waiting, []any{int32s(owned)}, func(rows pgx.Rows) error {
+		var p int
+		if err := rows.Scan(&p); err != nil {
+			return err
+		}
+		waiting = append(waiting, p)
+		return nil
+	})
+	for _, p := range waiting {
+		d.o.Undecided(p)
+	}
+	return err
+}
+
+func int32s(from []int) []int32 {
+	out := make([]int32, len(from))
+	for i, n := range from {
+		out[i] = int32(n) //nolint:gosec // below MaxPartitions
+	}
+	return out
+}
+
+// backlog is the number of undecided commands: counted now and then, and moved by what this node does in between.
+type backlog struct {
+	mu    sync.Mutex
+	n     int64
+	moves int64 // what this node has added and removed, in all
+	edits int64 // how often it did
+	busy  int   // writes under way
+	next  time.Time
+	tries int
+}
+
+func (b *backlog) begin() {
+	b.mu.Lock()
+	b.busy++
+	b.mu.Unlock()
+}
+
+func (b *backlog) done() {
+	b.mu.Lock()
+	b.busy--
+	b.edits++
+	b.mu.Unlock()
+}
+
+// end moves the number by what a write did.
+func (b *backlog) end(delta int64) {
+	b.mu.Lock()
+	b.edits++
+	b.n += delta
+	b.moves += delta
+	b.mu.Unlock()
+}
+
+const (
+	// countShare is the part of the time that counting may take: a long backlog is counted seldom.
+	countShare = 20
+	// countTries is how often a count is thrown away because this node wrote meanwhile, before it is used as it is: off by
+	// what was on its way, until the next one.
+	countTries = 25
+)
+
+// count counts the undecided commands.
+func (d *Driver) count(ctx context.Context) error {
+	b := &d.backlog
+	b.mu.Lock()
+	started := d.o.Now()
+	if started.Before(b.next) {
+		b.mu.Unlock()
+		return nil
+	}
+	edits, moves, busy := b.edits, b.moves, b.busy
+	b.mu.Unlock()
+	var n int64
+	err := d.query(ctx, d.sql.backlog, nil, func(rows pgx.Rows) error { return rows.Scan(&n) })
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = d.o.Now().Add(countShare * d.o.Now().Sub(started))
+	switch {
+	case busy == 0 && b.busy == 0 && b.edits == edits:
+		b.n, b.tries = n, 0
+	case b.tries >= countTries:
+		b.n, b.tries = n+b.moves-moves, 0
+	default:
+		b.tries++
+	}
+	return nil
+}
+
+// Backlog implements millrace.Driver: exact of what this node does, of others as of the last count.
+func (d *Driver) Backlog() int64 {
+	d.backlog.mu.Lock()
+	defer d.backlog.mu.Unlock()
+	return max(d.backlog.n, 0)
+}

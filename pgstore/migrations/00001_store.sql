@@ -1,0 +1,401 @@
+-- The tables of a store and the functions that write to them. {schema} stands for the schema's quoted name.
+--
+-- The rules of the tables, which a test reads this file for:
+--   * every table but three leads its primary key and all its unique indexes with partition, so that it can be distributed
+--     by it; keys is distributed by id, store and nodes are reference tables;
+--   * no foreign keys, no sequences, nothing unlogged, no triggers;
+--   * times of facts are nanoseconds since 1970, because the hash chain is computed over them;
+--   * what a client may choose freely and what is compared byte by byte is bytea: text holds neither NUL nor
+--     what is not UTF-8, and sorts by the database's locale.
+--
+-- Every write is one call of a function below: one statement is one transaction and one round trip. No lock is ever held
+-- while a client thinks, and a client that vanishes leaves nothing open.
+
+create table {schema}.store (
+	one        smallint primary key check (one = 1),
+	id         text not null,
+	epoch      bigint not null,
+	partitions integer not null
+);
+
+-- One row for each partition: its head, its owner. The fill factor leaves room for new versions of a row in its page, so
+-- that moving a head touches no index.
+create table {schema}.partitions (
+	partition   integer primary key,
+	position    bigint not null default 0,
+	chain       bytea not null,
+	ordinal     bigint not null default 0, -- decisions so far
+	epoch       bigint not null default 0, -- the fencing token: rises with each owner
+	owner       text not null default '',
+	lease_until timestamptz not null default '-infinity'
+) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- Who is there to own partitions, and until when unless it says so again.
+create table {schema}.nodes (
+	name  text collate "C" primary key,
+	until timestamptz not null
+);
+
+-- Who has which command id, over the whole store.
+create table {schema}.keys (
+	id          text collate "C" primary key,
+	partition   integer not null,
+	fingerprint bytea not null
+);
+
+create table {schema}.commands (
+	partition      integer not null,
+	id             text collate "C" not null,
+	stream         text collate "C" not null,
+	type           text collate "C" not null,
+	time_ns        bigint not null,
+	expected       bigint, -- an unsigned number, its highest bit taken for a sign
+	correlation_id text collate "C" not null,
+	causation_id   text collate "C" not null,
+	source         text collate "C" not null,
+	data           bytea not null,
+	fingerprint    bytea not null,
+	primary key (partition, id)
+);
+
+-- The undecided commands: a queue that is short while the owner keeps up.
+create table {schema}.pending (
+	partition   integer not null,
+	accepted_at timestamptz not null,
+	seq         integer not null, -- the order of what was accepted together
+	id          text collate "C" not null,
+	primary key (partition, id)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
+
+create index pending_order on {schema}.pending (partition, accepted_at, seq, id);
+
+create table {schema}.outcomes (
+	partition      integer not null,
+	ordinal        bigint not null, -- from 1, without gaps
+	command_id     text collate "C" not null,
+	status         smallint not null,
+	position       bigint not null, -- before
+	version        bigint not null, -- before
+	events         integer not null,
+	time_ns        bigint not null,
+	stream         text collate "C" not null,
+	correlation_id text collate "C" not null,
+	fingerprint    bytea not null,
+	encoded        bytea, -- the canonical encoding of a refusal or a dead letter; null where the events say it all
+	chain          bytea not null,
+	primary key (partition, ordinal),
+	unique (partition, command_id)
+);
+
+create table {schema}.events (
+	partition      integer not null,
+	position       bigint not null,
+	stream         text collate "C" not null,
+	version        bigint not null,
+	type           text collate "C" not null,
+	data           bytea not null,
+	time_ns        bigint not null,
+	command_id     text collate "C" not null,
+	correlation_id text collate "C" not null,
+	primary key (partition, position),
+	unique (partition, stream, version)
+);
+
+create table {schema}.documents (
+	partition  integer not null,
+	collection text collate "C" not null,
+	id         bytea not null,
+	data       bytea not null,
+	doc        jsonb, -- the same for people's queries; null where PostgreSQL cannot hold it
+	keys       bytea not null, -- the sort keys, each led by its length
+	primary key (partition, collection, id)
+);
+
+create table {schema}.document_keys (
+	partition  integer not null,
+	collection text collate "C" not null,
+	idx        smallint not null,
+	key        bytea not null,
+	id         bytea not null,
+	primary key (partition, collection, idx, key, id)
+);
+
+-- token names the commit that wrote the row, before the one before it: a statement that a lost connection left behind
+-- finds another token and cannot overwrite what came after it.
+create table {schema}.checkpoints (
+	partition integer not null,
+	consumer  text collate "C" not null,
+	position  bigint not null,
+	token     bigint not null,
+	before    bigint not null,
+	primary key (partition, consumer)
+) with (fillfactor = 50);
+
+-- claim takes command ids. It raises MR002 with the ids that another content or partition has. In the order of ids,
+-- so that two callers that want the same ones wait for each other and never both.
+create function {schema}.claim(c_partition integer[], c_id text[], c_fingerprint bytea[]) returns void
+language plpgsql set lock_timeout = '5s' as $$
+declare
+	n integer;
+	taken text[];
+begin
+	insert into {schema}.keys (id, partition, fingerprint)
+		select u.id, u.partition, u.fingerprint
+		from unnest(c_partition, c_id, c_fingerprint) u(partition, id, fingerprint)
+		order by u.id collate "C"
+		on conflict (id) do nothing;
+	get diagnostics n = row_count;
+	if n = cardinality(c_id) then
+		return;
+	end if;
+	select array_agg(u.id) into taken
+		from unnest(c_partition, c_id, c_fingerprint) u(partition, id, fingerprint)
+		join {schema}.keys k on k.id = u.id
+		where k.partition <> u.partition or k.fingerprint <> u.fingerprint;
+	if taken is not null then
+		raise exception 'command ids have another content' using errcode = 'MR002', detail = array_to_json(taken)::text;
+	end if;
+end $$;
+
+-- keep keeps commands: those that come with their decision (fresh) and those that wait for one. What is there already is
+-- left alone. added counts what is undecided now and was not there; known are the fresh ones that were.
+create function {schema}.keep(
+	do_claim boolean,
+	c_partition integer[], c_id text[], c_fresh boolean[], c_stream text[], c_type text[], c_time bigint[],
+	c_expects boolean[], c_expected bigint[], c_correlation text[], c_causation text[], c_source text[],
+	c_data bytea[], c_fingerprint bytea[],
+	out added integer, out known text[])
+language plpgsql set lock_timeout = '5s' as $$
+begin
+	if do_claim then
+		perform {schema}.claim(c_partition, c_id, c_fingerprint);
+	end if;
+	with u as materialized (
+		select * from unnest(c_partition, c_id, c_fresh, c_stream, c_type, c_time, c_expects, c_expected, c_correlation,
+			c_causation, c_source, c_data, c_fingerprint)
+			with ordinality u(partition, id, fresh, stream, type, time_ns, expects, expected, correlation_id,
+				causation_id, source, data, fingerprint, seq)
+	), inserted as (
+		insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
+			source, data, fingerprint)
+			select partition, id, stream, type, time_ns, case when expects then expected end, correlation_id,
+				causation_id, source, data, fingerprint
+			from u order by partition, id collate "C"
+			on conflict (partition, id) do nothing
+			returning partition, id
+	), waiting as (
+		insert into {schema}.pending (partition, accepted_at, seq, id)
+			select u.partition, clock_timestamp(), u.seq, u.id
+			from u join inserted i on i.partition = u.partition and i.id = u.id
+			where not u.fresh
+			order by u.seq
+			returning 1
+	)
+	select (select count(*) from waiting),
+		(select array_agg(u.id) from u where u.fresh
+			and not exists (select from inserted i where i.partition = u.partition and i.id = u.id))
+		into added, known;
+end $$;
+
+-- decide keeps decisions with all that belongs to them, in one or several partitions. It raises
+--   MR001 where a partition is not where the caller thinks it is: another owner, another head;
+--   MR002 with the ids of commands that are decided already, were never kept, or have another content.
+create function {schema}.decide(
+	do_claim boolean,
+	h_partition integer[], h_epoch bigint[], h_position bigint[], h_chain bytea[], h_ordinal bigint[],
+	n_position bigint[], n_chain bytea[], n_ordinal bigint[],
+	c_partition integer[], c_id text[], c_fresh boolean[], c_stream text[], c_type text[], c_time bigint[],
+	c_expects boolean[], c_expected bigint[], c_correlation text[], c_causation text[], c_source text[],
+	c_data bytea[], c_fingerprint bytea[],
+	o_partition integer[], o_ordinal bigint[], o_command text[], o_fresh boolean[], o_status smallint[], o_position bigint[],
+	o_version bigint[], o_events integer[], o_time bigint[], o_stream text[], o_correlation text[], o_fingerprint bytea[],
+	o_encoded bytea[], o_chain bytea[],
+	e_partition integer[], e_position bigint[], e_stream text[], e_version bigint[], e_type text[], e_data bytea[],
+	e_time bigint[], e_command text[], e_correlation text[],
+	d_partition integer[], d_collection text[], d_id bytea[], d_data bytea[], d_json boolean[], d_keys bytea[],
+	x_partition integer[], x_collection text[], x_idx smallint[], x_key bytea[], x_id bytea[],
+	out added integer, out removed integer)
+language plpgsql set lock_timeout = '5s' as $$
+declare
+	n integer;
+	known text[];
+	wrong text[];
+begin
+	-- In the order of partitions, so that two owners, one of them in error, never wait for each other.
+	if cardinality(h_partition) > 1 then
+		perform 1 from {schema}.partitions where partition = any(h_partition) order by partition for no key update;
+	end if;
+	update {schema}.partitions p
+		set position = u.new_position, chain = u.new_chain, ordinal = u.new_ordinal
+		from unnest(h_partition, h_epoch, h_position, h_chain, h_ordinal, n_position, n_chain, n_ordinal)
+			u(partition, epoch, position, chain, ordinal, new_position, new_chain, new_ordinal)
+		where p.partition = u.partition
+			and p.epoch = u.epoch and p.position = u.position and p.chain = u.chain and p.ordinal = u.ordinal; -- the fence
+	get diagnostics n = row_count;
+	if n <> cardinality(h_partition) then
+		raise exception 'a partition has another owner or head' using errcode = 'MR001';
+	end if;
+	added := 0;
+	if cardinality(c_id) > 0 then
+		select k.added, k.known into added, known
+			from {schema}.keep(do_claim, c_partition, c_id, c_fresh, c_stream, c_type, c_time, c_expects, c_expected,
+				c_correlation, c_causation, c_source, c_data, c_fingerprint) k;
+	end if;
+	-- A command that came with its decision may have been kept by another node meanwhile: it is the same one.
+	select count(*) into n from unnest(o_fresh) f where not f;
+	n := n + coalesce(cardinality(known), 0);
+	removed := 0;
+	if n > 0 then
+		delete from {schema}.pending p
+			using unnest(o_partition, o_command, o_fresh) u(partition, id, fresh)
+			where p.partition = u.partition and p.id = u.id and (not u.fresh or u.id = any(known));
+		get diagnostics removed = row_count;
+	end if;
+	if removed <> n then
+		select array_agg(u.id) into wrong
+			from unnest(o_partition, o_command, o_fresh) u(partition, id, fresh)
+			where (not u.fresh or u.id = any(known)) and (
+				not exists (select from {schema}.commands c where c.partition = u.partition and c.id = u.id)
+				or exists (select from {schema}.outcomes o where o.partition = u.partition and o.command_id = u.id));
+		raise exception 'commands are decided already or were never kept'
+			using errcode = 'MR002', detail = coalesce(array_to_json(wrong)::text, '[]');
+	end if;
+	insert into {schema}.outcomes (partition, ordinal, command_id, status, position, version, events, time_ns, stream,
+		correlation_id, fingerprint, encoded, chain)
+		select partition, ordinal, command_id, status, position, version, events, time_ns, stream, correlation_id,
+			fingerprint, encoded, chain
+		from unnest(o_partition, o_ordinal, o_command, o_status, o_position, o_version, o_events, o_time, o_stream,
+			o_correlation, o_fingerprint, o_encoded, o_chain)
+			u(partition, ordinal, command_id, status, position, version, events, time_ns, stream, correlation_id,
+				fingerprint, encoded, chain);
+	insert into {schema}.events (partition, position, stream, version, type, data, time_ns, command_id, correlation_id)
+		select partition, position, stream, version, type, data, time_ns, command_id, correlation_id
+		from unnest(e_partition, e_position, e_stream, e_version, e_type, e_data, e_time, e_command, e_correlation)
+			u(partition, position, stream, version, type, data, time_ns, command_id, correlation_id);
+	if cardinality(d_id) > 0 then
+		perform {schema}.put_documents(d_partition, d_collection, d_id, d_data, d_json, d_keys,
+			x_partition, x_collection, x_idx, x_key, x_id);
+	end if;
+end $$;
+
+create function {schema}.put_documents(
+	d_partition integer[], d_collection text[], d_id bytea[], d_data bytea[], d_json boolean[], d_keys bytea[],
+	x_partition integer[], x_collection text[], x_idx smallint[], x_key bytea[], x_id bytea[])
+returns void language plpgsql set lock_timeout = '5s' as $$
+begin
+	insert into {schema}.documents (partition, collection, id, data, doc, keys)
+		select partition, collection, id, data, case when is_json then convert_from(data, 'UTF8')::jsonb end, keys
+		from unnest(d_partition, d_collection, d_id, d_data, d_json, d_keys) u(partition, collection, id, data, is_json, keys)
+		on conflict (partition, collection, id) do update set data = excluded.data, doc = excluded.doc, keys = excluded.keys;
+	insert into {schema}.document_keys (partition, collection, idx, key, id)
+		select partition, collection, idx, key, id
+		from unnest(x_partition, x_collection, x_idx, x_key, x_id) u(partition, collection, idx, key, id)
+		on conflict do nothing;
+end $$;
+
+-- commit_views writes documents and the checkpoints that go with them. It raises
+--   MR001 where a partition has another owner;
+--   MR003 where a checkpoint is not the one that the caller knows.
+-- Views follow from facts, so nobody waits for the disk: what a crash takes is made again.
+create function {schema}.commit_views(
+	b_partition integer[], b_epoch bigint[], b_consumer text[], b_position bigint[], b_token bigint[], b_before bigint[],
+	d_partition integer[], d_collection text[], d_id bytea[], d_data bytea[], d_json boolean[], d_keys bytea[],
+	x_partition integer[], x_collection text[], x_idx smallint[], x_key bytea[], x_id bytea[],
+	r_partition integer[], r_collection text[], r_id bytea[],
+	y_partition integer[], y_collection text[], y_idx smallint[], y_key bytea[], y_id bytea[])
+returns void language plpgsql as $$
+declare
+	n integer;
+begin
+	perform set_config('synchronous_commit', 'off', true);
+	perform set_config('lock_timeout', '5s', true);
+	-- A share of the row: beside the owner's own commits of facts, but not beside a change of owner.
+	perform 1 from {schema}.partitions p
+		join unnest(b_partition, b_epoch) u(partition, epoch) on p.partition = u.partition and p.epoch = u.epoch -- the fence
+		order by p.partition for key share of p;
+	get diagnostics n = row_count;
+	if n <> cardinality(b_partition) then
+		raise exception 'a partition has another owner' using errcode = 'MR001';
+	end if;
+	insert into {schema}.checkpoints as c (partition, consumer, position, token, before)
+		select partition, consumer, position, token, before
+		from unnest(b_partition, b_consumer, b_position, b_token, b_before) u(partition, consumer, position, token, before)
+		order by partition, consumer
+		on conflict (partition, consumer) do update
+			set position = excluded.position, token = excluded.token, before = excluded.before
+			where c.token = excluded.before;
+	get diagnostics n = row_count;
+	if n <> cardinality(b_partition) then
+		raise exception 'a checkpoint was moved by another commit' using errcode = 'MR003';
+	end if;
+	delete from {schema}.document_keys k
+		using unnest(y_partition, y_collection, y_idx, y_key, y_id) u(partition, collection, idx, key, id)
+		where k.partition = u.partition and k.collection = u.collection and k.idx = u.idx and k.key = u.key and k.id = u.id;
+	delete from {schema}.documents d
+		using unnest(r_partition, r_collection, r_id) u(partition, collection, id)
+		where d.partition = u.partition and d.collection = u.collection and d.id = u.id;
+	perform {schema}.put_documents(d_partition, d_collection, d_id, d_data, d_json, d_keys,
+		x_partition, x_collection, x_idx, x_key, x_id);
+end $$;
+
+-- drop_views removes what a consumer has in a partition.
+create function {schema}.drop_views(p_partition integer, p_consumer text, p_collections text[]) returns void
+language plpgsql set lock_timeout = '5s' as $$
+begin
+	delete from {schema}.checkpoints where partition = p_partition and consumer = p_consumer;
+	delete from {schema}.document_keys where partition = p_partition and collection = any(p_collections);
+	delete from {schema}.documents where partition = p_partition and collection = any(p_collections);
+end $$;
+
+-- acquire takes a partition that is free, whose lease is over, or that is the caller's already, under a new epoch. It
+-- returns no row where the partition is somebody else's. The lock waits for every commit of the owner before, views
+-- included, and what he sends later finds another epoch.
+create function {schema}.acquire(p_partition integer, p_node text, p_ttl interval)
+returns table (epoch bigint, "position" bigint, chain bytea, ordinal bigint)
+language plpgsql set lock_timeout = '5s' as $$
+begin
+	perform 1 from {schema}.partitions p where p.partition = p_partition
+		and (p.owner = '' or p.owner = p_node or p.lease_until < clock_timestamp()) for update;
+	if not found then
+		return;
+	end if;
+	return query update {schema}.partitions p
+		set epoch = p.epoch + 1, owner = p_node, lease_until = clock_timestamp() + p_ttl
+		where p.partition = p_partition
+		returning p.epoch, p.position, p.chain, p.ordinal;
+end $$;
+
+-- renew extends leases and returns the partitions that are still the caller's.
+create function {schema}.renew(r_partition integer[], r_epoch bigint[], p_ttl interval) returns setof integer
+language plpgsql set lock_timeout = '5s' as $$
+begin
+	perform 1 from {schema}.partitions p where p.partition = any(r_partition) order by p.partition for no key update;
+	return query update {schema}.partitions p
+		set lease_until = clock_timestamp() + p_ttl
+		from unnest(r_partition, r_epoch) u(partition, epoch)
+		where p.partition = u.partition and p.epoch = u.epoch
+		returning p.partition;
+end $$;
+
+-- join says that a node is there for another while, and returns who is. Nobody waits for the disk for that.
+create function {schema}.join_nodes(p_name text, p_ttl interval) returns setof text
+language plpgsql as $$
+begin
+	perform set_config('synchronous_commit', 'off', true);
+	perform set_config('lock_timeout', '5s', true);
+	insert into {schema}.nodes as n (name, until) values (p_name, clock_timestamp() + p_ttl)
+		on conflict (name) do update set until = excluded.until;
+	delete from {schema}.nodes where until < clock_timestamp() - interval '1 hour'; -- random names come and go
+	return query select n.name from {schema}.nodes n where n.until > clock_timestamp() order by n.name;
+end $$;
+
+-- release ends leases at once.
+create function {schema}.release(r_partition integer[], r_epoch bigint[]) returns void
+language plpgsql set lock_timeout = '5s' as $$
+begin
+	perform 1 from {schema}.partitions p where p.partition = any(r_partition) order by p.partition for no key update;
+	update {schema}.partitions p
+		set lease_until = '-infinity', owner = ''
+		from unnest(r_partition, r_epoch) u(partition, epoch)
+		where p.partition = u.partition and p.epoch = u.epoch;
+end $$;

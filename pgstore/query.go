@@ -1,0 +1,189 @@
+package pgstore
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// statements are the SQL texts with the schema filled in. Their texts are constant, so that pgx describes each once.
+type statements struct {
+	meta, heads, waiting, backlog           string
+	keep, decide, claim, commitViews        string
+	chainAt, epochOf                        string
+	keysOf, outcomesOf, commandsOf, command string
+	version, events, pending, feed          string
+	document, checkpoints                   string
+	tokens, dropViews, notify               string
+	acquire, renew, release, nodes          string
+	join, leave, free                       string
+	byKey, byID                             statementsOf
+}
+
+// newStatements fills the schema's quoted name in for "S.".
+func newStatements(schema string) statements {
+	sql := func(text string) string { return strings.ReplaceAll(text, "S.", schema+".") }
+	return statements{
+		meta:    sql(`select id, epoch, partitions from S.store`),
+		heads:   sql(`select partition, position, chain, ordinal from S.partitions`),
+		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
+		backlog: sql(`select count(*) from S.pending`),
+
+		keep:        sql(`select added from S.keep(` + placeholders(keepParams) + `)`),
+		decide:      sql(`select added, removed from S.decide(` + placeholders(decideParams) + `)`),
+		claim:       sql(`select S.claim($1, $2, $3)`),
+		commitViews: sql(`select S.commit_views(` + placeholders(viewParams) + `)`),
+		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
+		epochOf:     sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`),
+
+		keysOf: sql(`select id, partition from S.keys where id = any($1::text[])`),
+		outcomesOf: sql(`select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded
+			from unnest($1::integer[], $2::text[]) u(partition, id)
+			join S.outcomes o on o.partition = u.partition and o.command_id = u.id`),
+		commandsOf: sql(`select c.id, c.partition, c.time_ns, c.stream, c.fingerprint
+			from unnest($1::integer[], $2::text[]) u(partition, id)
+			join S.commands c on c.partition = u.partition and c.id = u.id`),
+		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2`),
+		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
+		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
+			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),
+		pending: sql(`select p.accepted_at, p.seq, ` + commandColumns + ` from (
+				select * from S.pending where partition = $1 and (accepted_at, seq, id) > ($2::timestamptz, $3::integer, $4::text)
+				order by accepted_at, seq, id limit $5
+			) p join S.commands c on c.partition = p.partition and c.id = p.id order by p.accepted_at, p.seq, p.id`),
+		// For each partition the events behind a position, up to a number and, from the second on, up to a size.
+		feed: sql(`select b.partition, e.position, e.stream, e.version, e.type, e.data, e.time_ns, e.command_id, e.correlation_id
+			from unnest($1::integer[], $2::bigint[], $3::bigint[]) b(partition, after, until)
+			cross join lateral (
+				select *, sum(octet_length(data)) over (order by position rows between unbounded preceding and 1 preceding) as before
+				from (select * from S.events e where e.partition = b.partition and e.position > b.after and e.position <= b.until
+					order by e.position limit $4) e
+			) e where coalesce(e.before, 0) < $5 order by b.partition, e.position`),
+
+		document:    sql(`select data, keys from S.documents where partition = $1 and collection = $2 and id = $3`),
+		byKey:       variants(sql(byKeySQL)),
+		byID:        variants(sql(byIDSQL)),
+		checkpoints: sql(`select partition, position from S.checkpoints where partition = any($1::integer[]) and consumer = $2`),
+		tokens:      sql(`select token from S.checkpoints where partition = $1 and consumer = $2`),
+		dropViews:   sql(`select S.drop_views($1, $2, $3)`),
+
+		// Nobody needs to wait for the disk: the heads are there to be looked at.
+		notify: `select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`,
+
+		acquire: sql(`select p, a.epoch, a."position", a.chain, a.ordinal from unnest($1::integer[]) p cross join lateral S.acquire(p, $2, $3::interval) a`),
+		renew:   sql(`select r from S.renew($1, $2, $3::interval) r`),
+		release: sql(`select S.release($1, $2)`),
+		join:    sql(`select n from S.join_nodes($1, $2::interval) n`),
+		leave:   sql(`delete from S.nodes where name = $1`),
+		free:    sql(`select partition from S.partitions where owner = '' or owner = $1 or lease_until < clock_timestamp() order by partition`),
+		nodes: sql(`select partition, owner, epoch, (extract(epoch from case when lease_until = '-infinity' then interval '0' else lease_until - clock_timestamp() end) * 1000)::bigint
+			from S.partitions order by partition`),
+	}
+}
+
+// commandColumns are what scanCommand reads.
+const commandColumns = `c.id, c.stream, c.type, c.time_ns, c.expected, c.correlation_id, c.causation_id, c.source, c.data, c.fingerprint`
+
+const digits = "0123456789"
+
+func placeholders(n int) string {
+	var b strings.Builder
+	for i := 1; i <= n; i++ {
+		if i > 1 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('$')
+		if i >= 10 {
+			b.WriteByte(digits[i/10])
+		}
+		b.WriteByte(digits[i%10])
+	}
+	return b.String()
+}
+
+const (
+	// readPatience bounds a read: one that takes longer reads too much at once, or waits for a database that is gone.
+	readPatience = 30 * time.Second
+	// readTries is how often a read is tried that lost its connection: those that stood idle when the server went away are
+	// found to be dead one by one.
+	readTries = 5
+)
+
+// query runs a read to its end, and again on another connection where it lost its own. It holds a connection only as
+// long as the rows take, so that each must be copied; each may be called again from the first row on only
+// where no row was seen.
+func (d *Driver) query(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	select {
+	case d.slots <- struct{}{}:
+		defer func() { <-d.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for try := 0; ; try++ {
+		seen, err := d.queryOnce(ctx, sql, args, each)
+		if err == nil || seen || !lost(err) || ctx.Err() != nil || try+1 >= readTries {
+			return err
+		}
+		if !pause(ctx, nil, backoff(try)) {
+			return err
+		}
+	}
+}
+
+// exec runs a write of a caller's own, once. It waits for a slot as reads do: those who write facts keep their connections.
+func (d *Driver) exec(ctx context.Context, sql string, args ...any) error {
+	select {
+	case d.slots <- struct{}{}:
+		defer func() { <-d.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := d.pool.Exec(ctx, sql, args...)
+	return err
+}
+
+func (d *Driver) queryOnce(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) (seen bool, err error) {
+	rows, err := d.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		seen = true
+		if err := each(rows); err != nil {
+			return true, err
+		}
+	}
+	return seen, rows.Err()
+}
+
+const (
+	firstBackoff = 20 * time.Millisecond
+	lastBackoff  = time.Second
+)
+
+// backoff is how long to wait before the next try: between nothing and a bound that doubles, so that those who failed
+// together do not come back together.
+func backoff(try int) time.Duration {
+	most := min(firstBackoff<<min(try, 10), lastBackoff)
+	return time.Duration(rand.Int64N(int64(most) + 1)) //nolint:gosec // not a secret
+}
+
+// pause waits; false where ctx ends first. It ends early when hurry is closed.
+func pause(ctx context.Context, hurry <-chan struct{}, wait time.Duration) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-hurry:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,265 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-io/millrace"
+)
+
+// viewTokens remember which commit this node knows to have written a checkpoint last. See the column token.
+type viewTokens struct {
+	mu     sync.Mutex
+	tokens map[viewKey]int64
+}
+
+type viewKey struct {
+	consumer  string
+	partition int
+}
+
+func (v *viewTokens) get(k viewKey) (int64, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t, ok := v.tokens[k]
+	return t, ok
+}
+
+func (v *viewTokens) set(k viewKey, token int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tokens[k] = token
+}
+
+// forget drops what is known of a consumer, and of partitions: others may write there.
+func (v *viewTokens) forget(consumer string, partitions ...int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	maps.DeleteFunc(v.tokens, func(k viewKey, _ int64) bool {
+		return k.consumer == consumer || slices.Contains(partitions, k.partition)
+	})
+}
+
+// viewTries is how often a commit of views is tried: its caller tries again by himself, and knows when not to.
+const viewTries = 4
+
+// CommitViews implements millrace.Driver. All batches become visible together, but with Citus, where each is written
+// by itself.
+func (d *Driver) CommitViews(ctx context.Context, batches []millrace.ViewBatch) error {
+	if err := d.reads.enter(); err != nil {
+		return err
+	}
+	defer d.reads.leave()
+	if err := d.failure(); err != nil {
+		return err
+	}
+	if d.o.groups == 0 && distinct(batches) {
+		return d.commitViews(ctx, batches)
+	}
+	for i := range batches {
+		if err := d.commitViews(ctx, batches[i:i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// distinct says whether no two batches move the same checkpoint or write the same document: rows of one statement must
+// not meet each other. Documents belong to one consumer, so that looking at checkpoints would do, if all kept to that.
+func distinct(batches []millrace.ViewBatch) bool {
+	seen := make(map[viewKey]bool, len(batches))
+	docs := map[docKey]int{}
+	for i := range batches {
+		k := viewKey{batches[i].Consumer, batches[i].Partition}
+		if seen[k] {
+			return false
+		}
+		seen[k] = true
+		if len(batches) == 1 {
+			break
+		}
+		for n := range batches[i].Puts {
+			p := &batches[i].Puts[n]
+			dk := docKey{p.Collection, p.Partition, p.ID}
+			if at, ok := docs[dk]; ok && at != i {
+				return false
+			}
+			docs[dk] = i
+		}
+	}
+	return true
+}
+
+// commitViews writes batches in one transaction.
+func (d *Driver) commitViews(ctx context.Context, batches []millrace.ViewBatch) error {
+	c, err := d.viewCommit(batches)
+	if err != nil || len(batches) == 0 {
+		return err
+	}
+	return d.sendViews(ctx, c)
+}
+
+// sendViews writes one transaction, again where that may help.
+func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
+	for attempt := 0; ; attempt++ {
+		err := d.writeViews(ctx, c)
+		kind := classify(err)
+		switch {
+		case kind == faultNone:
+			d.reached(nil, true)
+			return nil
+		case kind == faultFenced:
+			return d.viewsFenced(ctx, c, err)
+		case kind == faultToken:
+			for i := range c.keys {
+				d.views.forget(c.keys[i].consumer)
+			}
+		case kind == faultInvalid && slices.Contains(c.docs.isJSON, true):
+			clear(c.docs.isJSON) // jsonb is for reports: a document that it cannot hold must not stop the consumer
+			continue
+		case kind == faultInvalid, kind == faultConflict:
+			return fmt.Errorf("%w: %w", millrace.ErrInvalid, err)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case kind != faultLocked:
+			d.reached(err, true)
+		}
+		if attempt+1 >= viewTries || !pause(ctx, d.closing, backoff(attempt)) {
+			if kind == faultFull {
+				return fmt.Errorf("%w: %w", millrace.ErrFull, err)
+			}
+			return unavailable(err)
+		}
+	}
+}
+
+// viewCommit is one transaction of views.
+type viewCommit struct {
+	keys      []viewKey
+	partition []int32
+	epoch     []int64
+	consumer  []string
+	position  []int64
+	docs      docRows
+}
+
+func (d *Driver) viewCommit(batches []millrace.ViewBatch) (*viewCommit, error) {
+	c := &viewCommit{}
+	for i := range batches {
+		b := &batches[i]
+		if b.Partition < 0 || b.Partition >= d.meta.Partitions {
+			return nil, fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
+		}
+		epoch := d.leases.epoch(b.Partition)
+		if epoch == 0 || b.Epoch != 0 && b.Epoch != epoch {
+			return nil, millrace.ErrFenced
+		}
+		c.keys = append(c.keys, viewKey{b.Consumer, b.Partition})
+		c.partition = append(c.partition, int32(b.Partition)) //nolint:gosec // below MaxPartitions
+		c.epoch = append(c.epoch, int64(epoch))               //nolint:gosec // counts owners
+		c.consumer = append(c.consumer, b.Consumer)
+		c.position = append(c.position, int64(b.Checkpoint)) //nolint:gosec // counts events
+		c.docs.puts(b.Puts)
+	}
+	return c, nil
+}
+
+// writeViews is one try. Its token is its own: were it still on its way when the next try has been written, it would find
+// that one's and change nothing.
+func (d *Driver) writeViews(ctx context.Context, c *viewCommit) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	before := make([]int64, len(c.keys))
+	tokens := make([]int64, len(c.keys))
+	for i, k := range c.keys {
+		t, ok := d.views.get(k)
+		if !ok {
+			err := d.query(ctx, d.sql.tokens, []any{k.partition, k.consumer}, func(rows pgx.Rows) error { return rows.Scan(&t) })
+			if err != nil {
+				return err
+			}
+			d.views.set(k, t)
+		}
+		before[i], tokens[i] = t, 1+rand.Int64N(1<<62) //nolint:gosec // not a secret
+	}
+	args := make([]any, 0, viewParams)
+	args = append(args, c.partition, c.epoch, c.consumer, c.position, tokens, before)
+	args = append(args, c.docs.args()...)
+	args = append(args, c.docs.goneArgs()...)
+	err := d.exec(ctx, d.sql.commitViews, args...)
+	for i, k := range c.keys {
+		if err == nil {
+			d.views.set(k, tokens[i])
+		}
+	}
+	return err
+}
+
+// viewsFenced notes which partitions are lost.
+func (d *Driver) viewsFenced(ctx context.Context, c *viewCommit, err error) error {
+	now := map[int]int64{}
+	rerr := d.query(ctx, d.sql.epochOf, []any{c.partition}, func(rows pgx.Rows) error {
+		var p int
+		var epoch int64
+		if err := rows.Scan(&p, &epoch); err != nil {
+			return err
+		}
+		now[p] = epoch
+		return nil
+	})
+	for i, k := range c.keys {
+		if epoch, ok := now[k.partition]; ok && epoch != c.epoch[i] {
+			d.leases.lose(k.partition, uint64(c.epoch[i])) //nolint:gosec // it came from there
+		}
+	}
+	return errors.Join(fmt.Errorf("%w: %w", millrace.ErrFenced, err), rerr)
+}
+
+// Checkpoints implements millrace.Driver.
+func (d *Driver) Checkpoints(ctx context.Context, consumer string) (millrace.Cursor, error) {
+	c := millrace.Cursor{Epoch: d.meta.Epoch, Positions: make([]uint64, d.meta.Partitions)}
+	if err := d.reads.enter(); err != nil {
+		return millrace.Cursor{}, err
+	}
+	defer d.reads.leave()
+	all := make([]int32, d.meta.Partitions)
+	for p := range all {
+		all[p] = int32(p)
+	}
+	err := d.query(ctx, d.sql.checkpoints, []any{all, consumer}, func(rows pgx.Rows) error {
+		var p int
+		var position int64
+		if err := rows.Scan(&p, &position); err != nil {
+			return err
+		}
+		c.Positions[p] = uint64(position) //nolint:gosec // counts events
+		return nil
+	})
+	return c, readError(ctx, err)
+}
+
+// DropViews implements millrace.Driver, one partition after the other.
+func (d *Driver) DropViews(ctx context.Context, consumer string, collections []string) error {
+	if err := d.reads.enter(); err != nil {
+		return err
+	}
+	defer d.reads.leave()
+	if collections == nil {
+		collections = []string{}
+	}
+	for p := range d.meta.Partitions {
+		err := d.query(ctx, d.sql.dropViews, []any{p, consumer, collections}, func(pgx.Rows) error { return nil })
+		if err != nil {
+			return readError(ctx, err)
+		}
+	}
+	d.views.forget(consumer)
+	return nil
+}

@@ -54,7 +54,11 @@ standard input. An invoice becomes one order, an invoice whose number starts wit
 and in order for each customer.
 
 Every invoice ends as exactly one of: order, return, refused (the rules say no), dead letter (it cannot be mapped), or
-replayed (it was there before). So the command can be repeated at any time, and changes nothing the second time.
+replayed (an earlier import brought it). So the command can be repeated at any time, and changes nothing the second time.
+
+--server may be given several times, for servers that share a store. Requests go round; where a server does not answer, the
+same request goes to the next one, and that server is left alone for a while. The import ends when no server has answered for
+as long as --retry-for says.
 
 With --stock receive the goods of an order are received into stock before it is placed. Postage, fees, discounts, donations,
 samples, corrections and vouchers (POST, DOT, C2, C3, AMAZONFEE, BANK CHARGES, D, CRUK, S, M, B, PADS, ADJUST…, TEST…, gift_…)
@@ -63,6 +67,7 @@ are not goods.
 The closing object counts invoices, the lines of the file, and the units and totals (in pence) of the orders and returns
 that this run brought.`,
 		Example: "  millrace import online-retail online-retail.csv.gz --server http://127.0.0.1:8080\n" +
+			"  millrace import online-retail online-retail.csv.gz --server http://node-1:8080 --server http://node-2:8080\n" +
 			"  zcat online-retail.csv.gz | millrace import online-retail - --output json",
 		Args:         usageOf(cobra.ExactArgs(1)),
 		SilenceUsage: true,
@@ -72,14 +77,14 @@ that this run brought.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return client.WithCode(client.ExitUsage, err) })
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.servers, "server", []string{client.DefaultServer}, "base `URL` of the server; may be given several times")
+	flags.StringSliceVar(&f.servers, "server", []string{client.DefaultServer}, "base `URL` of the server; may be given several times, or as a list with commas")
 	flags.StringVar(&f.stock, "stock", "ignore", "receive the goods of orders into stock first: receive or ignore")
 	flags.IntVar(&f.concurrency, "concurrency", importer.DefaultConcurrency, "how many invoices are sent at the same time")
 	flags.StringVar(&f.timezone, "timezone", "UTC", "zone of the file's times, which name none, such as Europe/London")
 	flags.StringVar(&f.output, "output", "text", "form of the result: text or json")
 	flags.BoolVar(&f.quiet, "quiet", false, "show neither progress nor refusals")
 	flags.StringVar(&f.refusals, "refusals", "", "write every refusal and dead letter to `FILE`, as NDJSON")
-	flags.DurationVar(&f.retryFor, "retry-for", client.DefaultRetryFor, "for how long a server may be away or too busy")
+	flags.DurationVar(&f.retryFor, "retry-for", client.DefaultRetryFor, "for how long all servers may be away or too busy")
 	flags.DurationVar(&f.decideFor, "decide-for", importer.DefaultSettle, "for how long a server that only accepts may leave an invoice undecided")
 	return cmd
 }

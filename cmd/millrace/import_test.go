@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -146,6 +149,91 @@ func TestImportExitCodes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// failingServers are three servers over one store: one was never there, one is too busy at times at first, and one dies after some
+// requests, of which it has accepted the last few without an answer.
+func failingServers(t *testing.T) (s *standin.Server, urls []string) {
+	t.Helper()
+	s = standin.New()
+	nobody := httptest.NewServer(http.NotFoundHandler())
+	nobody.Close()
+	var asked, served atomic.Int64
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n := asked.Add(1); n%4 == 0 && n <= 40 {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, `{"status":503,"code":"overloaded"}`, http.StatusServiceUnavailable)
+			return
+		}
+		s.ServeHTTP(w, r)
+	}))
+	t.Cleanup(busy.Close)
+	dying := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch n := served.Add(1); {
+		case n > 45:
+			panic(http.ErrAbortHandler)
+		case n > 40:
+			s.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
+		s.ServeHTTP(w, r)
+	}))
+	dying.Config.ErrorLog = log.New(io.Discard, "", 0)
+	dying.Start()
+	t.Cleanup(dying.Close)
+	return s, []string{nobody.URL, busy.URL, dying.URL}
+}
+
+func TestImportThroughSeveralServers(t *testing.T) {
+	name, want := retailFile(t, retailtest.Options{Seed: 12, Invoices: 300, Damage: true})
+	for form, give := range map[string]func(t *testing.T, urls []string) []string{
+		"a flag for each": func(_ *testing.T, urls []string) []string {
+			return []string{"--server", urls[0], "--server", urls[1], "--server", urls[2]}
+		},
+		"commas": func(_ *testing.T, urls []string) []string { return []string{"--server", strings.Join(urls, ",")} },
+		"the environment": func(t *testing.T, urls []string) []string {
+			t.Helper()
+			t.Setenv("MILLRACE_SERVER", strings.Join(urls, ","))
+			return nil
+		},
+		"the file": func(t *testing.T, urls []string) []string {
+			t.Helper()
+			return []string{"--config", write(t, "server:\n- "+strings.Join(urls, "\n- ")+"\n")}
+		},
+	} {
+		t.Run(form, func(t *testing.T) {
+			s, urls := failingServers(t)
+			var out, errs bytes.Buffer
+			root := newRoot()
+			root.SetOut(&out)
+			root.SetErr(&errs)
+			root.SetArgs(append([]string{"import", "online-retail", name, "--output", "json", "--quiet"}, give(t, urls)...))
+			if err := root.ExecuteContext(t.Context()); err != nil {
+				t.Fatalf("%v: %s", err, errs.String())
+			}
+			var got imported
+			if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			got.Seconds = 0
+			if diff := cmp.Diff(imported{
+				Invoices: want.Invoices, Orders: want.Orders, Returns: want.Returns, Refused: want.Refused, DeadLetters: want.DeadLetters,
+				Lines: want.Rows, Units: want.Units, ReturnedUnits: want.ReturnedUnits, Minor: want.Minor, ReturnedMinor: want.ReturnedMinor,
+			}, got); diff != "" {
+				t.Error(diff)
+			}
+			if n := len(s.Accepted()); n != want.Invoices {
+				t.Errorf("%d commands for %d invoices", n, want.Invoices)
+			}
+		})
+	}
+	t.Run("control: the one that dies, alone", func(t *testing.T) {
+		_, urls := failingServers(t)
+		stdout, stderr, code := runImport(t.Context(), "", "online-retail", name, "--server", urls[2], "--retry-for", "100ms", "--quiet")
+		if code != 4 || stdout != "" || !strings.Contains(stderr, "run it again to go on") {
+			t.Errorf("%d %q %q", code, stdout, stderr)
+		}
+	})
 }
 
 func TestImportInterrupted(t *testing.T) {

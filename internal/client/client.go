@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -25,13 +26,6 @@ const (
 
 	// maxAnswer bounds an answer in bytes: far above a page of the largest orders, and not all of the memory.
 	maxAnswer = 64 << 20
-	// attemptSlack is what an attempt may take beyond the time that the server was asked to wait: after it the server
-	// hangs, and the next one is asked.
-	attemptSlack = 30 * time.Second
-	// firstDelay and maxDelay bound the delay between attempts. The first catches a dropped connection, the last does not
-	// keep a server that comes back waiting.
-	firstDelay = 50 * time.Millisecond
-	maxDelay   = 2 * time.Second
 	// idlePerServer is the connections that are kept open to each server, above any concurrency of ours: opening one for
 	// each request runs out of ports.
 	idlePerServer = 512
@@ -39,7 +33,8 @@ const (
 
 // Options of [New].
 type Options struct {
-	// RetryFor is for how long one request is tried again. Zero means no second attempt at a server; below zero, DefaultRetryFor.
+	// RetryFor is for how long one request is tried again, counted from when its first attempt failed. Every server is asked
+	// before a request is given up. Zero means no second attempt at a server; below zero, DefaultRetryFor.
 	RetryFor time.Duration
 	// Transport carries the requests. Defaults to a pool of connections of its own.
 	Transport http.RoundTripper
@@ -51,12 +46,11 @@ type Options struct {
 
 // Client sends requests to one or several servers that share a store. It is safe for use by several goroutines.
 type Client struct {
-	servers   []string
+	fleet     *fleet
 	http      *http.Client
 	retryFor  time.Duration
 	onAttempt func()
 	userAgent string
-	next      atomic.Uint64
 }
 
 // New makes a client for servers named by their base URLs. A URL that cannot be one is an error with the exit code of usage.
@@ -74,13 +68,18 @@ func New(servers []string, o *Options) (*Client, error) {
 	if len(servers) == 0 {
 		servers = []string{DefaultServer}
 	}
+	if len(servers) > MaxServers {
+		return nil, WithCode(ExitUsage, fmt.Errorf("at most %d servers may be named", MaxServers))
+	}
+	urls := make([]string, 0, len(servers))
 	for _, s := range servers {
 		u, err := url.Parse(s)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 			return nil, WithCode(ExitUsage, errors.New("the server must be the URL of one, such as "+DefaultServer))
 		}
-		c.servers = append(c.servers, strings.TrimRight(u.String(), "/"))
+		urls = append(urls, strings.TrimRight(u.String(), "/"))
 	}
+	c.fleet = newFleet(urls)
 	transport := o.Transport
 	if transport == nil {
 		transport = &http.Transport{
@@ -113,14 +112,17 @@ func http1() *http.Protocols {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Servers are the base URLs.
-func (c *Client) Servers() []string { return c.servers }
+func (c *Client) Servers() []string { return c.fleet.urls }
 
 // Response is an answer, whatever its status.
 type Response struct {
 	Status   int
 	Header   http.Header
 	Body     []byte
-	Replayed bool   // Idempotency-Replayed: the outcome was known before
+	Replayed bool // Idempotency-Replayed: the outcome was known before
+	// Doubt: an earlier attempt of this request had no answer, and may have been kept all the same. Then Replayed may speak of
+	// that attempt, and not of an earlier request.
+	Doubt    bool
 	Cursor   string // Millrace-Cursor: what a read must have seen to see the effect
 	Problem  *Problem
 	Attempts int
@@ -167,77 +169,80 @@ func (c *Client) PostOnce(ctx context.Context, path, key string, body []byte, wa
 
 // retry is why and when a request is sent again.
 type retry struct {
-	cause   error
-	after   time.Duration // what Retry-After says; 0 where it says nothing
-	noReply bool          // the server did not answer: the next one may
+	cause      error
+	after      time.Duration // what Retry-After says; 0 where it says nothing
+	noReply    bool          // the server is not there, or not for this: the next one may be
+	everywhere bool          // the other servers would say the same
+	mayBeKept  bool          // what was sent may have been kept
 }
 
 func (c *Client) send(ctx context.Context, q *call) (*Response, error) {
-	start := time.Now()
-	first := c.next.Add(1) - 1
-	for attempt := 1; ; attempt++ {
-		server := c.servers[(first+uint64(attempt)-1)%uint64(len(c.servers))]
-		res, again, err := c.attempt(ctx, server, q)
-		if err != nil {
-			return nil, err
+	t := c.fleet.turn(c.retryFor)
+	var last error
+	var doubt bool
+	for {
+		s, ok := t.pick(time.Now())
+		if !ok {
+			delay, ok := t.pause()
+			if !ok {
+				return nil, t.unavailable(last)
+			}
+			if err := Pause(ctx, delay); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if again == nil {
-			res.Attempts = attempt
+		res, again, err := c.attempt(ctx, s, q)
+		t.settle(s, again, err)
+		switch {
+		case err != nil:
+			return nil, err
+		case again == nil:
+			res.Attempts = t.attempts
+			res.Doubt = res.Doubt || doubt
 			return res, nil
+		case q.once:
+			return nil, t.unavailable(again.cause)
 		}
-		delay, left := c.delay(attempt, again), c.retryFor-time.Since(start)
-		// Only a growing delay may be cut to what is left: the server has not asked for that one.
-		if again.after == 0 {
-			delay = min(delay, left)
-		}
-		if q.once || left <= 0 || delay > left {
-			return nil, &UnavailableError{Servers: c.servers, Attempts: attempt, After: time.Since(start), Last: again.cause}
-		}
-		if err := Pause(ctx, delay); err != nil {
-			return nil, err
-		}
+		last, doubt = again.cause, doubt || again.mayBeKept
 	}
 }
 
-// delay is how long to wait before the next attempt: not at all where the other servers were not asked yet, otherwise at
-// random in the upper half of a bound that doubles, so that clients that failed together do not come back together.
-func (c *Client) delay(attempt int, again *retry) time.Duration {
-	if again.noReply && attempt%len(c.servers) != 0 {
-		return 0
-	}
-	if again.after > 0 {
-		return again.after
-	}
-	bound := firstDelay << min((attempt-1)/len(c.servers), 10)
-	bound = min(bound, maxDelay)
-	return bound/2 + time.Duration(rand.Int64N(int64(bound/2)+1)) //nolint:gosec // jitter, not a secret
-}
-
-// attempt sends a request once. It returns an answer, a reason to try again, or an error that no attempt can help.
-func (c *Client) attempt(ctx context.Context, server string, q *call) (*Response, *retry, error) {
+// do sends one request and says how many connections it was given. More than one means that the transport has sent it
+// again by itself, as it does where a connection that was kept open breaks.
+func (c *Client) do(req *http.Request) (res *http.Response, connections int, err error) {
 	if c.onAttempt != nil {
 		c.onAttempt()
 	}
-	limit, cancel := context.WithTimeout(ctx, q.wait+attemptSlack)
+	var n atomic.Int64
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { n.Add(1) }}
+	res, err = c.http.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	return res, int(n.Load()), err
+}
+
+// attempt sends a request once. It returns an answer, a reason to try again, or an error that no attempt can help.
+func (c *Client) attempt(ctx context.Context, s *slot, q *call) (*Response, *retry, error) {
+	wait, all := c.fleet.limits(s, q.wait)
+	limit, cancel := context.WithTimeout(ctx, all)
 	defer cancel()
-	req, err := c.request(limit, server, q)
+	req, err := c.request(limit, s.url, q, wait)
 	if err != nil {
 		return nil, nil, err
 	}
-	res, err := c.http.Do(req)
+	res, connections, err := c.do(req)
 	if err != nil {
-		return nil, &retry{cause: bare(err), noReply: true}, final(ctx, err)
+		return nil, &retry{cause: bare(err), noReply: true, mayBeKept: connections > 0 || !neverSent(err)}, final(ctx, err)
 	}
 	defer res.Body.Close() //nolint:errcheck // it was read
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
-		return nil, &retry{cause: bare(err), noReply: true}, final(ctx, err)
+		return nil, &retry{cause: bare(err), noReply: true, mayBeKept: true}, final(ctx, err)
 	}
 	if len(body) > maxAnswer {
 		return nil, nil, fmt.Errorf("the server's answer is longer than %d MiB", maxAnswer>>20)
 	}
 	out := &Response{
-		Status: res.StatusCode, Header: res.Header, Body: body,
+		Status: res.StatusCode, Header: res.Header, Body: body, Doubt: connections > 1,
 		Replayed: res.Header.Get("Idempotency-Replayed") == "true", Cursor: res.Header.Get("Millrace-Cursor"),
 	}
 	if res.StatusCode >= 400 {
@@ -246,7 +251,13 @@ func (c *Client) attempt(ctx context.Context, server string, q *call) (*Response
 	return out, again(out), nil
 }
 
-func (c *Client) request(ctx context.Context, server string, q *call) (*http.Request, error) {
+// neverSent says whether an attempt ended before there was a connection to send anything over.
+func neverSent(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, syscall.ECONNREFUSED) || (errors.As(err, &op) && op.Op == "dial")
+}
+
+func (c *Client) request(ctx context.Context, server string, q *call, wait time.Duration) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, q.method, server+q.path, bytes.NewReader(q.body))
 	if err != nil {
 		return nil, fmt.Errorf("make a request: %w", err)
@@ -261,8 +272,8 @@ func (c *Client) request(ctx context.Context, server string, q *call) (*http.Req
 	if q.key != "" {
 		req.Header.Set("Idempotency-Key", quoted(q.key))
 	}
-	if q.wait > 0 {
-		req.Header.Set("Prefer", "wait="+strconv.Itoa(int(q.wait/time.Second)))
+	if wait > 0 {
+		req.Header.Set("Prefer", "wait="+strconv.Itoa(int(wait/time.Second)))
 	}
 	return req, nil
 }
@@ -273,19 +284,25 @@ func quoted(key string) string {
 }
 
 // again says whether an answer asks for another attempt. A 409 does so only with Retry-After: then the first request
-// with this key is still on its way.
+// with this key is still on its way, for whichever server is asked. Any other answer with Retry-After is that of a server
+// that is there and has no time: this request goes to the next one, others may still be sent to it.
 func again(r *Response) *retry {
 	after := retryAfter(r.Header)
 	switch r.Status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return &retry{cause: r.Err(), after: after, noReply: len(r.Header.Values("Retry-After")) == 0, mayBeKept: mayBeKept(r.Problem)}
 	case http.StatusConflict:
-		if after == 0 {
-			return nil
+		if after > 0 {
+			return &retry{cause: r.Err(), after: after, everywhere: true}
 		}
-	default:
-		return nil
 	}
-	return &retry{cause: r.Err(), after: after, noReply: len(r.Header.Values("Retry-After")) == 0}
+	return nil
+}
+
+// mayBeKept says whether a command that was answered with a problem that may pass can have been kept. It cannot where the
+// server says that it had no room for it.
+func mayBeKept(p *Problem) bool {
+	return p == nil || (p.Status != http.StatusTooManyRequests && p.Code != codeOverloaded)
 }
 
 // retryAfter reads the header in both of its forms. A time that has come counts as the shortest delay.

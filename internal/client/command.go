@@ -37,6 +37,9 @@ type CommandState struct {
 	Cursor  string // what a read must have seen to see the outcome
 	// Replayed: the command was known before this request. Only answers to a request say so.
 	Replayed bool
+	// AcceptedAt is when it was accepted, and AnsweredAt the server's clock when it said so; zero where it does not say. Only
+	// a look at the command tells.
+	AcceptedAt, AnsweredAt time.Time
 	// Refusal of a refused command, Failure of a dead one: code and detail.
 	Code, Detail string
 	Errors       []FieldError
@@ -50,6 +53,7 @@ func commandState(m Object) CommandState {
 	m.Into("version", &s.Version)
 	m.Into("events", &s.Events)
 	m.Into("replayed", &s.Replayed)
+	m.Into("accepted_at", &s.AcceptedAt)
 	if r := m.Object("refusal"); r != nil {
 		s.Code, s.Detail = r.Text("code"), r.Text("detail")
 		for _, e := range r.List("errors") {
@@ -78,7 +82,11 @@ func (c *Client) Command(ctx context.Context, id string) (CommandState, bool, er
 	if err != nil {
 		return CommandState{}, false, fmt.Errorf("read the state of a command: %w", err)
 	}
-	return commandState(m), true, nil
+	s := commandState(m)
+	if now, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+		s.AnsweredAt = now
+	}
+	return s, true, nil
 }
 
 // ErrUndecided: a command is kept, but was not decided in time.
@@ -114,6 +122,8 @@ type LineResult struct {
 	CommandState
 	// Problem: nothing was kept of the line. A refusal or a dead letter is a state, not a problem.
 	Problem *Problem
+	// Doubt: as of a [Response].
+	Doubt bool
 }
 
 // Commands sends commands as NDJSON, one line each, and returns an answer for each line in their order. Where the
@@ -125,92 +135,119 @@ func (c *Client) Commands(ctx context.Context, lines [][]byte, wait time.Duratio
 	for i := range open {
 		open[i] = i
 	}
-	start := time.Now()
-	first := c.next.Add(1) - 1
-	for attempt := 1; len(open) > 0; attempt++ {
-		server := c.servers[(first+uint64(attempt)-1)%uint64(len(c.servers))]
-		before := len(open)
-		left, again, err := c.lines(ctx, server, lines, open, out, wait)
+	t := c.fleet.turn(c.retryFor)
+	doubt := make([]bool, len(lines))
+	var last error
+	for len(open) > 0 {
+		s, ok := t.pick(time.Now())
+		if !ok {
+			delay, ok := t.pause()
+			if !ok {
+				return out, t.unavailable(last)
+			}
+			if err := Pause(ctx, delay); err != nil {
+				return out, err
+			}
+			continue
+		}
+		sent := &batch{lines: lines, open: open, out: out, doubt: doubt, wait: wait}
+		left, again, err := c.lines(ctx, s, sent)
+		t.settle(s, again, err)
 		if err != nil {
 			return out, err
 		}
-		if open = left; len(open) == 0 {
-			break
+		if len(left) < len(open) {
+			t.goesOn()
 		}
-		if len(open) < before { // it goes on: the time for attempts starts anew
-			start, attempt = time.Now(), 1
-		}
-		delay, rest := c.delay(attempt, again), c.retryFor-time.Since(start)
-		if again.after == 0 {
-			delay = min(delay, rest)
-		}
-		if rest <= 0 || delay > rest {
-			return out, &UnavailableError{Servers: c.servers, Attempts: attempt, After: time.Since(start), Last: again.cause}
-		}
-		if err := Pause(ctx, delay); err != nil {
-			return out, err
+		if open = left; again != nil {
+			last = again.cause
 		}
 	}
 	return out, nil
 }
 
+// batch is lines that are sent in one request, and where their answers go.
+type batch struct {
+	lines [][]byte
+	open  []int // the lines without an answer
+	out   []LineResult
+	doubt []bool // an attempt at this line had no answer
+	wait  time.Duration
+}
+
+// unclear: there was no answer to some lines, which may have been kept.
+func (b *batch) unclear(lines []int) {
+	for _, i := range lines {
+		b.doubt[i] = true
+	}
+}
+
 // lines sends the open lines once and returns those that are still open, with the reason.
-func (c *Client) lines(
-	ctx context.Context, server string, lines [][]byte, open []int, out []LineResult, wait time.Duration,
-) ([]int, *retry, error) {
-	if c.onAttempt != nil {
-		c.onAttempt()
-	}
-	limit, cancel := context.WithTimeout(ctx, wait+attemptSlack)
+func (c *Client) lines(ctx context.Context, s *slot, b *batch) ([]int, *retry, error) {
+	wait, all := c.fleet.limits(s, b.wait)
+	limit, cancel := context.WithTimeout(ctx, all)
 	defer cancel()
-	body := make([]byte, 0, 256*len(open))
-	for _, i := range open {
-		body = append(append(body, lines[i]...), '\n')
+	body := make([]byte, 0, 256*len(b.open))
+	for _, i := range b.open {
+		body = append(append(body, b.lines[i]...), '\n')
 	}
-	req, err := c.request(limit, server, &call{
-		method: http.MethodPost, path: "/v1/commands", contentType: "application/x-ndjson", body: body, wait: wait,
-	})
+	req, err := c.request(limit, s.url, &call{
+		method: http.MethodPost, path: "/v1/commands", contentType: "application/x-ndjson", body: body,
+	}, wait)
 	if err != nil {
-		return open, nil, err
+		return b.open, nil, err
 	}
-	res, err := c.http.Do(req)
+	res, connections, err := c.do(req)
 	if err != nil {
-		return open, &retry{cause: bare(err), noReply: true}, final(ctx, err)
+		next := &retry{cause: bare(err), noReply: true, mayBeKept: connections > 0 || !neverSent(err)}
+		if next.mayBeKept {
+			b.unclear(b.open)
+		}
+		return b.open, next, final(ctx, err)
 	}
 	defer res.Body.Close() //nolint:errcheck // it was read
+	if connections > 1 {
+		b.unclear(b.open)
+	}
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, maxLineAnswer))
 		r := &Response{Status: res.StatusCode, Header: res.Header, Problem: parseProblem(res.StatusCode, text)}
-		if next := again(r); next != nil {
-			return open, next, nil
+		next := again(r)
+		if next == nil {
+			return b.open, nil, r.Err()
 		}
-		return open, nil, r.Err()
+		if next.mayBeKept {
+			b.unclear(b.open)
+		}
+		return b.open, next, nil
 	}
-	return readLines(ctx, res.Body, open, out)
+	return b.read(ctx, res.Body)
 }
 
-// readLines takes the answers as they come. A line whose problem may pass stays open, like those behind the end of an
-// answer that breaks off.
-func readLines(ctx context.Context, body io.Reader, open []int, out []LineResult) ([]int, *retry, error) {
+// read takes the answers as they come. A line whose problem may pass stays open, like those behind the end of an answer
+// that breaks off.
+func (b *batch) read(ctx context.Context, body io.Reader) ([]int, *retry, error) {
 	in := newLineReader(body)
 	var left []int
 	var why *retry
-	for k, i := range open {
+	for k, i := range b.open {
 		text, err := in.next()
 		if err != nil {
+			b.unclear(b.open[k:])
 			if e := final(ctx, err); e != nil {
-				return open, nil, e
+				return b.open, nil, e
 			}
-			if why == nil || why.after == 0 {
-				why = &retry{cause: fmt.Errorf("the answer breaks off: %w", err), noReply: true}
+			broken := &retry{cause: fmt.Errorf("the answer breaks off: %w", err), noReply: true, mayBeKept: true}
+			if why != nil {
+				broken.after = why.after
 			}
-			return append(left, open[k:]...), why, nil
+			return append(left, b.open[k:]...), broken, nil
 		}
 		m, err := Members(text)
 		if err != nil {
-			return open, nil, fmt.Errorf("read the answer to a line: %w", err)
+			return b.open, nil, fmt.Errorf("read the answer to a line: %w", err)
 		}
-		out[i] = LineResult{CommandState: commandState(m)}
+		b.out[i] = LineResult{CommandState: commandState(m), Doubt: b.doubt[i]}
 		raw, ok := m["problem"]
 		if !ok {
 			continue
@@ -220,12 +257,13 @@ func readLines(ctx context.Context, body io.Reader, open []int, out []LineResult
 		if problem, err := Members(raw); err == nil && problem.Into("status", &status) {
 			p.Status = status
 		}
-		out[i].Problem = p
+		b.out[i].Problem = p
 		switch p.Status {
 		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusServiceUnavailable:
 			seconds := 1
 			m.Into("retry_after", &seconds)
 			left, why = append(left, i), &retry{cause: p, after: time.Duration(min(max(seconds, 1), 3600)) * time.Second}
+			b.doubt[i] = b.doubt[i] || mayBeKept(p)
 		}
 	}
 	return left, why, nil

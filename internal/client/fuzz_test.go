@@ -15,9 +15,9 @@ func FuzzAnswers(f *testing.F) {
 	f.Add([]byte("{\"problem\":{\"status\":422,\"errors\":7}}\n\n\nnull\n"), "Fri, 20 Nov 2026 10:00:00 GMT")
 	f.Add([]byte(`{"problem":null}`), "-1")
 	f.Fuzz(func(t *testing.T, body []byte, after string) {
-		open := []int{0, 1, 2}
 		out := make([]LineResult, 3)
-		left, why, err := readLines(t.Context(), bytes.NewReader(body), open, out)
+		sent := &batch{open: []int{0, 1, 2}, out: out, doubt: make([]bool, 3)}
+		left, why, err := sent.read(t.Context(), bytes.NewReader(body))
 		if err == nil && len(left) > 0 && why == nil {
 			t.Error("lines stay open for no reason")
 		}

@@ -55,6 +55,10 @@ func (p *Problem) Error() string {
 const (
 	CodeDeadLetter = "dead_letter"
 	CodeKeyReused  = "idempotency_key_reused"
+	// CodeNotCaughtUp: the read model has not come as far as the cursor that the read names.
+	CodeNotCaughtUp = "not_caught_up"
+
+	codeOverloaded = "overloaded" // nothing was kept
 )
 
 // Kept says whether the problem is the outcome of a command, which stays the same for ever, rather than a fault of this

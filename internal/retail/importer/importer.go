@@ -4,6 +4,11 @@
 // their order is kept; those without a customer have nobody to be in order with and are spread by their number. Nothing
 // in memory remembers what was sent: the ids do, on the server. A run that was broken off is repeated from the start, and
 // what is there already is answered as a replay.
+//
+// A server may break off in the middle of a request, and then the same request, sent again there or to another server, is
+// answered as a replay too, although it is this run's own. Such an invoice counts as what it became, once: a replay is what
+// an earlier run brought. Where a request was sent in vain before it was answered as a replay, the time of the command's
+// acceptance tells the two apart.
 package importer
 
 import (
@@ -12,6 +17,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -33,6 +39,9 @@ const (
 	answerWait = 30 * time.Second
 	// laneQueue is the invoices that wait in a lane. With too few, one slow customer stops all the others.
 	laneQueue = 32
+	// clockSlack is by how much the clocks of several servers may differ before an invoice of this run can pass for one of an
+	// earlier run; and an earlier run must have ended so long ago to be told from this one.
+	clockSlack = 5 * time.Second
 	// receiptBatch is the stock receipts that are sent in one request: a large invoice takes two.
 	receiptBatch = 500
 )
@@ -77,7 +86,7 @@ type Summary struct {
 	Currency      string `json:"currency"`
 	TotalMinor    *int64 `json:"total_minor,omitempty"`
 	ReturnedMinor *int64 `json:"returned_minor,omitempty"`
-	// StockReceipts are the receipts of this run into stock, StockReplayed those that were there already, StockRefused
+	// StockReceipts are the receipts of this run into stock, StockReplayed those of an earlier run, StockRefused
 	// those that the server refused.
 	StockReceipts int     `json:"stock_receipts"`
 	StockReplayed int     `json:"stock_replayed"`
@@ -122,7 +131,7 @@ func Run(ctx context.Context, c *client.Client, f *retail.File, o *Options) (*Su
 	if r.Settle <= 0 {
 		r.Settle = DefaultSettle
 	}
-	start := time.Now()
+	r.start = time.Now()
 	group, running := errgroup.WithContext(ctx)
 	lanes := make([]chan *retail.Invoice, r.Concurrency)
 	workers, working := errgroup.WithContext(running)
@@ -169,7 +178,7 @@ func Run(ctx context.Context, c *client.Client, f *retail.File, o *Options) (*Su
 		err = ctx.Err()
 	}
 	tally.finish()
-	sum.Seconds = time.Since(start).Seconds()
+	sum.Seconds = time.Since(r.start).Seconds()
 	return sum, err
 }
 
@@ -240,6 +249,7 @@ type run struct {
 	Options
 	client *client.Client
 	file   *retail.File
+	start  time.Time
 	done   chan result
 }
 
@@ -313,8 +323,24 @@ func (r *run) judge(ctx context.Context, i *retail.Invoice, a *client.Response, 
 		return r.reused(ctx, i, p, res)
 	case p != nil && !p.Kept():
 		return p
-	case a.Replayed && a.Status != http.StatusAccepted:
-		res.outcome = Replayed
+	case a.Status == http.StatusAccepted:
+		return r.undecided(ctx, i, a, res)
+	case a.Replayed:
+		earlier, err := r.isEarlier(ctx, i.ID(), a.Doubt)
+		if err != nil {
+			return err
+		}
+		if earlier {
+			res.outcome = Replayed
+			return nil
+		}
+	}
+	return r.became(i, a, res)
+}
+
+// became books what an answer says of an invoice of this run.
+func (r *run) became(i *retail.Invoice, a *client.Response, res *result) error {
+	switch p := a.Problem; {
 	case p != nil && p.Code == client.CodeDeadLetter:
 		res.reject(i, DeadLetter, "unmapped", i.Reason, nil)
 		if i.Kind != retail.Unmapped {
@@ -322,14 +348,35 @@ func (r *run) judge(ctx context.Context, i *retail.Invoice, a *client.Response, 
 		}
 	case p != nil:
 		res.reject(i, Refused, p.Code, p.Detail, p.Errors)
-	case a.Status == http.StatusAccepted:
-		return r.undecided(ctx, i, a.Replayed, res)
 	case a.Status >= 200 && a.Status < 300:
 		return r.succeeded(i, a.Body, res)
 	default:
 		return a.Err()
 	}
 	return nil
+}
+
+// isEarlier says whether a command that was answered as a replay was there before this run. Without doubt it was: nothing
+// else can have brought it. Otherwise the server is asked when it came.
+func (r *run) isEarlier(ctx context.Context, id string, doubt bool) (bool, error) {
+	if !doubt {
+		return true, nil
+	}
+	s, _, err := r.client.Command(ctx, id)
+	return err == nil && r.before(&s), err
+}
+
+// before says whether a command was accepted before this run began, by the server's clock. A command of which the server
+// does not say when it came is this run's: its outcome is then told, rather than left out.
+func (r *run) before(s *client.CommandState) bool {
+	if s.AcceptedAt.IsZero() {
+		return false
+	}
+	began := r.start
+	if !s.AnsweredAt.IsZero() {
+		began = began.Add(time.Until(s.AnsweredAt)) // by how much the server's clock is ahead of this one
+	}
+	return s.AcceptedAt.Before(began.Add(-clockSlack))
 }
 
 // succeeded reads the total off the answer. An answer may also be a receipt, without one.
@@ -356,13 +403,13 @@ func (r *run) succeeded(i *retail.Invoice, body []byte, res *result) error {
 }
 
 // undecided waits for a command that was kept but not decided while the server waited.
-func (r *run) undecided(ctx context.Context, i *retail.Invoice, replayed bool, res *result) error {
+func (r *run) undecided(ctx context.Context, i *retail.Invoice, a *client.Response, res *result) error {
 	s, err := r.client.Settle(ctx, i.ID(), r.Settle)
 	if err != nil {
 		return err
 	}
 	switch {
-	case replayed:
+	case a.Replayed && (!a.Doubt || r.before(&s)):
 		res.outcome = Replayed
 	case s.Status == client.StatusRefused:
 		res.reject(i, Refused, s.Code, s.Detail, s.Errors)
@@ -373,26 +420,33 @@ func (r *run) undecided(ctx context.Context, i *retail.Invoice, replayed bool, r
 	case i.Kind == retail.Unmapped:
 		return errors.New("the server does not keep a command of an unknown type as a dead letter")
 	default:
-		return r.total(ctx, i, res)
+		return r.total(ctx, i, s.Cursor, res)
 	}
 	return nil
 }
 
 // total asks for the total of an order that was decided while nobody waited.
-func (r *run) total(ctx context.Context, i *retail.Invoice, res *result) error {
-	path := "/v1/orders/"
+func (r *run) total(ctx context.Context, i *retail.Invoice, cursor string, res *result) error {
+	path := "/v1/orders/" + i.ID()
 	if i.Kind == retail.Credit {
-		path = "/v1/returns/"
+		path = "/v1/returns/" + i.ID()
 	}
 	// The same request again is answered from the outcome, without any read model's delay.
 	a, err := r.post(ctx, i)
 	if err == nil && a.Problem == nil && a.Status != http.StatusAccepted {
 		return r.succeeded(i, a.Body, res)
 	}
-	if a, err = r.client.Get(ctx, path+i.ID()); err != nil {
+	// Any server may answer the read: the cursor makes it one that has seen the decision.
+	if cursor != "" {
+		path += "?min_cursor=" + url.QueryEscape(cursor)
+	}
+	a, err = r.client.Get(ctx, path)
+	var late *client.Problem
+	if err != nil && (!errors.As(err, &late) || late.Code != client.CodeNotCaughtUp) {
 		return err
 	}
-	if a.Status == http.StatusOK {
+	// What the invoice became is known. A read model that stands still takes no more from it than the total.
+	if err == nil && a.Status == http.StatusOK {
 		return r.succeeded(i, a.Body, res)
 	}
 	return r.succeeded(i, []byte("{}"), res)
@@ -433,25 +487,39 @@ func (r *run) receive(ctx context.Context, i *retail.Invoice) (receipts, error) 
 		}
 		lines = lines[n:]
 		for k := range answers {
-			a := &answers[k]
-			switch {
-			case a.Problem != nil:
+			if answers[k].Problem != nil {
 				out.refused++
-			case a.Replayed:
-				out.replayed++
-			default:
-				if !a.Done() {
-					if a.CommandState, err = r.client.Settle(ctx, a.ID, r.Settle); err != nil {
-						return out, err
-					}
-				}
-				if a.Status == client.StatusDecided {
-					out.fresh++
-				} else {
-					out.refused++
-				}
+			} else if err := r.receipt(ctx, &answers[k], &out); err != nil {
+				return out, err
 			}
 		}
 	}
 	return out, nil
+}
+
+// receipt books one receipt that was kept.
+func (r *run) receipt(ctx context.Context, a *client.LineResult, out *receipts) error {
+	if a.Replayed {
+		earlier, err := r.isEarlier(ctx, a.ID, a.Doubt)
+		if err != nil {
+			return err
+		}
+		if earlier {
+			out.replayed++
+			return nil
+		}
+	}
+	s := a.CommandState
+	if !s.Done() {
+		var err error
+		if s, err = r.client.Settle(ctx, a.ID, r.Settle); err != nil {
+			return err
+		}
+	}
+	if s.Status == client.StatusDecided {
+		out.fresh++
+	} else {
+		out.refused++
+	}
+	return nil
 }

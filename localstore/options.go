@@ -25,6 +25,9 @@ type Options struct {
 	FS vfs.FS
 	// Partitions of a new store; an existing store keeps what it was created with. Defaults to 16.
 	Partitions int
+	// Copy is the identity that a new store takes over: that of the store whose copy it is to be. An existing store must
+	// have it already. Defaults to an identity of its own.
+	Copy *millrace.Meta
 	// SegmentSize of new journal segments in bytes. Defaults to 64 MiB.
 	SegmentSize int64
 	// CacheSize is Pebble's block cache in bytes. Defaults to 128 MiB.
@@ -85,6 +88,9 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	if r.FS == nil {
 		r.FS = vfs.Default
+	}
+	if r.Copy != nil {
+		r.Partitions = r.Copy.Partitions
 	}
 	if r.Partitions == 0 {
 		r.Partitions = millrace.DefaultPartitions

@@ -75,6 +75,9 @@ func create(o *Options, root string) error {
 		return fmt.Errorf("create journal: %w", err)
 	}
 	meta := millrace.Meta{ID: id.New(), Epoch: 1, Partitions: o.Partitions}
+	if o.Copy != nil {
+		meta = *o.Copy
+	}
 	j := newJournal(o, dir, meta)
 	j.heads = make([]millrace.Head, o.Partitions)
 	if err := createSegment(o, dir, 1); err != nil {

@@ -99,6 +99,9 @@ func (d *driver) open() (err error) {
 		return fmt.Errorf("%w: the journal is missing: the anchor says that it holds %d batches", millrace.ErrCorrupt, a.seq)
 	}
 	d.meta = a.meta
+	if d.o.Copy != nil && d.meta != *d.o.Copy {
+		return fmt.Errorf("%w: the folder holds another store than the one that is copied", millrace.ErrInvalid)
+	}
 	d.files = &segmentFiles{fs: d.o.FS, dir: dir, open: map[uint64]*segmentFile{}}
 	state, err := d.loadIndex()
 	if err != nil {

@@ -3,7 +3,9 @@ package pgstore
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +17,15 @@ import (
 	"github.com/millrace-io/millrace/internal/pgtest"
 	"github.com/millrace-io/millrace/millracetest"
 )
+
+// TestMain makes properties be tried half as often as usual: each try makes a store in a database, and the suite leaves a
+// minute for all of them.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "50"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // patience bounds what a test waits for.
 const patience = 60 * time.Second

@@ -147,6 +147,7 @@ func (d *Driver) poll() {
 		case <-t.C:
 		case <-d.notify.heard:
 			told = true
+		case <-d.backlog.due(d.o.Now()):
 		}
 		ctx, cancel := context.WithTimeout(d.ctx, readPatience)
 		err := d.inquire(ctx, told)
@@ -209,6 +210,17 @@ type backlog struct {
 	busy  int   // writes under way
 	next  time.Time
 	tries int
+	stale bool // a count is due as soon as it may be
+}
+
+// due is when the backlog must be counted again, of itself; nil where the interval will do.
+func (b *backlog) due(now time.Time) <-chan time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stale {
+		return nil
+	}
+	return time.After(max(b.next.Sub(now), firstBackoff))
 }
 
 func (b *backlog) begin() {
@@ -247,6 +259,7 @@ func (d *Driver) count(ctx context.Context) error {
 	b.mu.Lock()
 	started := d.o.Now()
 	if started.Before(b.next) {
+		b.stale = true
 		b.mu.Unlock()
 		return nil
 	}
@@ -262,11 +275,12 @@ func (d *Driver) count(ctx context.Context) error {
 	b.next = d.o.Now().Add(countShare * d.o.Now().Sub(started))
 	switch {
 	case busy == 0 && b.busy == 0 && b.edits == edits:
-		b.n, b.tries = n, 0
+		b.n, b.tries, b.stale = n, 0, false
 	case b.tries >= countTries:
-		b.n, b.tries = n+b.moves-moves, 0
+		b.n, b.tries, b.stale = n+b.moves-moves, 0, true
 	default:
 		b.tries++
+		b.stale = true
 	}
 	return nil
 }

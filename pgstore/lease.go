@@ -321,7 +321,7 @@ const acquireEvery = 50 * time.Millisecond
 func (d *Driver) acquireAll(ctx context.Context) error {
 	for {
 		missing := d.notOwned()
-		if d.o.groups == 1 && len(missing) > 0 {
+		if d.o.Citus && len(missing) > 0 {
 			missing = missing[:1]
 		}
 		if len(missing) == 0 {

@@ -180,8 +180,13 @@ func create(ctx context.Context, db *sql.DB, o *Options) error {
 			return err
 		}
 	}
-	const newStore = `insert into %s.store (one, id, epoch, partitions) values (1, gen_random_uuid()::text, 1, $1) on conflict do nothing`
-	if _, err := db.ExecContext(ctx, fmt.Sprintf(newStore, schema), o.Partitions); err != nil {
+	const newStore = `insert into %s.store (one, id, epoch, partitions) values (1, coalesce($1::text, gen_random_uuid()::text), $2, $3) on conflict do nothing`
+	var identity *string
+	epoch := int64(1)
+	if o.Copy != nil {
+		identity, epoch = &o.Copy.ID, int64(o.Copy.Epoch) //nolint:gosec // counts restores
+	}
+	if _, err := db.ExecContext(ctx, fmt.Sprintf(newStore, schema), identity, epoch, o.Partitions); err != nil {
 		return fmt.Errorf("create the store: %w", err)
 	}
 	const newPartitions = `insert into %s.partitions (partition, chain)

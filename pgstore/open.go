@@ -152,6 +152,9 @@ func (d *Driver) inspect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.o.Copy != nil && d.meta != *d.o.Copy {
+		return fmt.Errorf("%w: the schema holds another store than the one that is copied", millrace.ErrInvalid)
+	}
 	n := d.meta.Partitions
 	d.heads.init(n)
 	d.tails = newTails(n)

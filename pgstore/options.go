@@ -18,6 +18,9 @@ import (
 type Options struct {
 	// Partitions of a new store; an existing store keeps what it was created with. Defaults to 16.
 	Partitions int
+	// Copy is the identity that a new store takes over: that of the store whose copy it is to be. An existing store must
+	// have it already. Defaults to an identity of its own.
+	Copy *millrace.Meta
 	// Node is the name under which partitions are leased. It must be unique among the nodes that run: one that starts
 	// under the name of another takes its partitions. A node that starts again under its own name need not wait for its
 	// old leases to end. Defaults to a random name.
@@ -98,6 +101,9 @@ func (o *Options) withDefaults() (Options, error) {
 	var r Options
 	if o != nil {
 		r = *o
+	}
+	if r.Copy != nil {
+		r.Partitions = r.Copy.Partitions
 	}
 	set(&r.Partitions, millrace.DefaultPartitions)
 	if r.Partitions < 1 || r.Partitions > millrace.MaxPartitions {

@@ -18,6 +18,7 @@ type statements struct {
 	version, events, pending, feed          string
 	document, checkpoints                   string
 	tokens, dropViews, notify               string
+	log, logEvents, collections, consumers  string
 	acquire, renew, release, nodes          string
 	join, leave, free                       string
 	byKey, byID                             statementsOf
@@ -62,6 +63,13 @@ func newStatements(schema string) statements {
 				from (select * from S.events e where e.partition = b.partition and e.position > b.after and e.position <= b.until
 					order by e.position limit $4) e
 			) e where coalesce(e.before, 0) < $5 order by b.partition, e.position`),
+
+		log: sql(`select o.ordinal, o.status, o.position, o.version, o.events, o.time_ns, o.encoded, o.chain, ` + commandColumns + `
+			from S.outcomes o join S.commands c on c.partition = o.partition and c.id = o.command_id
+			where o.partition = $1 and o.ordinal > $2 and o.ordinal <= $3 order by o.ordinal limit $4`),
+		logEvents:   sql(`select position, type, data from S.events where partition = $1 and position > $2 and position <= $3 order by position`),
+		collections: sql(`select distinct collection from S.documents order by 1`),
+		consumers:   sql(`select distinct consumer from S.checkpoints order by 1`),
 
 		document:    sql(`select data, keys from S.documents where partition = $1 and collection = $2 and id = $3`),
 		byKey:       variants(sql(byKeySQL)),

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"flag"
 	"testing"
 
 	"github.com/millrace-io/millrace/internal/pgtest"
@@ -22,6 +23,11 @@ func TestConformance(t *testing.T) {
 func TestConformanceApart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long")
+	}
+	checks := flag.Lookup("rapid.checks").Value
+	defer func(old string) { _ = checks.Set(old) }(checks.String())
+	if err := checks.Set("15"); err != nil {
+		t.Fatal(err)
 	}
 	millracetest.RunStore(t, stores(server(t), func(o *Options) { o.groups, o.separateClaims = 1, true }))
 }

@@ -88,18 +88,22 @@ func (d *Driver) Heads() []millrace.Head {
 	return out
 }
 
-// refresh reads all heads. A head that is behind one that was known before it was asked for is gone: the database was
+// refresh reads all heads. Those of own partitions follow the answers to own commits alone: while the database waits for a
+// standby, or breaks down, it may show what it has not promised yet.
+//
+// A head that is behind one that was known before it was asked for is gone: the database was
 // put back, or a standby that lagged took over. Nothing can be promised on such a log.
 func (d *Driver) refresh(ctx context.Context, told bool) error {
 	before := d.heads.all()
 	partitions := make([]int, 0, len(before))
 	now := make([]head, 0, len(before))
+	epochs := make([]uint64, 0, len(before))
 	err := d.query(ctx, d.sql.heads, nil, func(rows pgx.Rows) error {
 		var p int
 		var h head
-		var position int64
+		var position, epoch int64
 		var chain []byte
-		if err := rows.Scan(&p, &position, &chain, &h.ordinal); err != nil {
+		if err := rows.Scan(&p, &position, &chain, &h.ordinal, &epoch); err != nil {
 			return err
 		}
 		if p < 0 || p >= len(before) || len(chain) != len(h.Chain) {
@@ -107,7 +111,7 @@ func (d *Driver) refresh(ctx context.Context, told bool) error {
 		}
 		h.Position = uint64(position) //nolint:gosec // never negative
 		copy(h.Chain[:], chain)
-		partitions, now = append(partitions, p), append(now, h)
+		partitions, now, epochs = append(partitions, p), append(now, h), append(epochs, uint64(epoch)) //nolint:gosec // counts owners
 		return nil
 	})
 	if err != nil {
@@ -119,6 +123,9 @@ func (d *Driver) refresh(ctx context.Context, told bool) error {
 	for i, p := range partitions {
 		if err := d.compare(p, before[p], now[i]); err != nil {
 			return err
+		}
+		if !d.leases.follows(p, epochs[i]) {
+			now[i] = before[p]
 		}
 	}
 	d.stats.looked(d.o.Now(), d.heads.move(partitions, now), told)

@@ -64,6 +64,19 @@ func (l *leases) end(p int, epoch uint64) {
 	}
 }
 
+// follows says whether a partition's head is what the database says: not where this node owns it. An owner with a newer
+// epoch ends the ownership.
+func (l *leases) follows(p int, epoch uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own := l.own[p]
+	if own != 0 && epoch > own {
+		l.own[p] = 0
+		l.ended = append(l.ended, p)
+	}
+	return own == 0 || epoch > own
+}
+
 // owned are the partitions and their epochs.
 func (l *leases) owned() (partitions []int, epochs []int64) {
 	l.mu.Lock()

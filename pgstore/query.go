@@ -29,7 +29,7 @@ func newStatements(schema string) statements {
 	sql := func(text string) string { return strings.ReplaceAll(text, "S.", schema+".") }
 	return statements{
 		meta:    sql(`select id, epoch, partitions from S.store`),
-		heads:   sql(`select partition, position, chain, ordinal from S.partitions`),
+		heads:   sql(`select partition, position, chain, ordinal, epoch from S.partitions`),
 		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
 		backlog: sql(`select count(*) from S.pending`),
 

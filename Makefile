@@ -11,7 +11,7 @@ CHECKS := test race lint tidy-check
 
 # The packages with goroutines that share memory. The detector makes tests five to ten times slower; the others would
 # learn nothing from it.
-RACE := . ./command/... ./feed/... ./projection/... ./localstore/... ./httpapi/... ./internal/pgtest/...
+RACE := . ./command/... ./feed/... ./projection/... ./localstore/... ./httpapi/... ./lease/... ./transfer/...
 
 # The linters have a module of their own: their two hundred dependencies are not to be ours.
 LINT := go tool -modfile=tools/lint.mod golangci-lint
@@ -40,6 +40,7 @@ test: ## run all tests
 
 race: ## run the tests of the engine under the race detector
 	go test -race $(RACE)
+	go test -race -short ./pgstore/...
 
 lint: ## run the linters; the first run builds them, in about two minutes
 	$(LINT) config verify

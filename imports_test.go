@@ -57,7 +57,7 @@ var libraries = []library{
 	{path: "github.com/go-json-experiment/json", owners: []string{"internal/jsonx"}},
 	{path: "github.com/google/go-cmp", owners: []string{"millracetest", "sim"}, tests: true},
 	{path: "github.com/google/uuid", owners: []string{"internal/id"}},
-	{path: "github.com/jackc/pgx", owners: []string{"pgstore"}},
+	{path: "github.com/jackc/pgx", owners: []string{"pgstore", "cmd"}}, // cmd: its benches, and whether a database holds a store
 	{path: "github.com/pressly/goose", owners: []string{"pgstore"}},
 	{path: "github.com/prometheus", owners: []string{"internal/metrics", "cmd"}, tests: true},
 	{path: "github.com/rogpeppe/go-internal", tests: true},

@@ -22,6 +22,7 @@ type API struct {
 	registry *millrace.Registry
 	intake   millrace.Intake
 	observe  func(Observation)
+	passing  []error // Config.Unavailable
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -65,7 +66,7 @@ func New(c Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		store: c.Store, registry: c.Registry, intake: c.Intake, observe: c.Observe, log: c.Logger, now: c.Now,
+		store: c.Store, registry: c.Registry, intake: c.Intake, passing: c.Unavailable, observe: c.Observe, log: c.Logger, now: c.Now,
 		mux: http.NewServeMux(), seal: newSealer(c.Store.Meta().ID), folds: newFolds(c.Store, c.Registry),
 		waits: make(chan struct{}, MaxWaits),
 		fixed: fixedHeaders{
@@ -123,6 +124,9 @@ func (a *API) register(c *Config) (err error) {
 		a.handle("/v1/projections", methods{{"GET", func(x *exchange) { x.listProjections(p) }}})
 		a.handle("/v1/projections/{name}", methods{{"GET", func(x *exchange) { x.getProjection(p) }}})
 		a.handle("/v1/projections/{name}/rebuild", methods{{"POST", func(x *exchange) { x.rebuildProjection(p) }}})
+	}
+	if n := c.Nodes; n != nil {
+		a.handle("/v1/nodes", methods{{"GET", func(x *exchange) { x.listNodes(n) }}})
 	}
 	d, err := newDocs(c.Document)
 	if err != nil {

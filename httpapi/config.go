@@ -21,6 +21,11 @@ type Config struct {
 	Reports   []Report
 	// Projections are the read models to be seen and rebuilt over HTTP. Defaults to no such routes.
 	Projections Projections
+	// Nodes tells which node owns which partitions. Defaults to no such route.
+	Nodes Nodes
+	// Unavailable are errors of the store that pass by themselves, as those of a database that restarts. They are answered
+	// with 503 and not with 500. Defaults to none.
+	Unavailable []error
 	// Document is the OpenAPI document as YAML: it is served, and /docs is made from it.
 	Document []byte
 
@@ -126,12 +131,16 @@ type Projections interface {
 	// Status gives one. Errors: [millrace.ErrNotFound].
 	Status(ctx context.Context, name string) (ProjectionStatus, error)
 	// Rebuild starts to build one anew and returns. A rebuild that is on its way already is no fault. Errors:
-	// [millrace.ErrNotFound], [ErrPaused].
+	// [millrace.ErrNotFound], [ErrPaused], [ErrShared].
 	Rebuild(ctx context.Context, name string) error
 }
 
-// ErrPaused: read models stand still on this server, so that none can be rebuilt.
-var ErrPaused = errors.New("the read models are paused")
+var (
+	// ErrPaused: read models stand still on this server, so that none can be rebuilt.
+	ErrPaused = errors.New("the read models are paused")
+	// ErrShared: several nodes make the read models together, and none of them can build one anew.
+	ErrShared = errors.New("several nodes make the read models")
+)
 
 // ProjectionStatus is how a read model is.
 type ProjectionStatus struct {
@@ -160,6 +169,38 @@ type RebuildStatus struct {
 	// Error says why it failed, in words of the wiring: what is live is then what was live before. Texts of errors do not
 	// belong here, because they may hold values and paths.
 	Error string `json:"error,omitempty"`
+}
+
+// Nodes tells who owns what. The wiring implements it.
+type Nodes interface {
+	// Ownership is how it is now.
+	Ownership(ctx context.Context) (Ownership, error)
+}
+
+// Ownership says which node owns which partitions of a store, as far as the node that answers can see.
+type Ownership struct {
+	Answering  string `json:"answering"`  // the node that answers
+	Partitions int    `json:"partitions"` // of the store
+	// Items are the nodes that own something, and the one that answers, in the order of their names.
+	Items []NodeStatus `json:"items"`
+	// Unowned are the partitions that no node owns now, in order. What they hold can be read; their commands wait.
+	Unowned []int `json:"unowned"`
+}
+
+// NodeStatus is what a node owns.
+type NodeStatus struct {
+	Name string `json:"name"`
+	// Partitions are its own, in order.
+	Partitions []OwnedPartition `json:"partitions"`
+}
+
+// OwnedPartition is a partition that a node owns.
+type OwnedPartition struct {
+	Partition int `json:"partition"`
+	// Epoch numbers the partition's owners, and LeaseLeft is for how many milliseconds it stays with this one if it is
+	// not renewed. Nil where a store has one owner for good.
+	Epoch     *uint64 `json:"epoch,omitempty"`
+	LeaseLeft *int64  `json:"lease_left_ms,omitempty"`
 }
 
 // TimeKey is the key part of a time, so that parts sort as their times do: RFC 3339 in UTC with nine decimals.

@@ -181,7 +181,7 @@ func (x *exchange) fail(p *problem) {
 
 // failWith answers with the problem of an error, and logs what is the server's fault.
 func (x *exchange) failWith(err error) {
-	p := problemOf(err)
+	p := x.api.problemOf(err)
 	if p.status == http.StatusInternalServerError {
 		x.api.log.Error("request failed", "request_id", x.requestID, "trace_id", x.trace(), "route", x.r.Pattern, "error", err)
 	}

@@ -107,7 +107,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	config := httpapi.Config{
 		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: w.seen.add,
-		Resources: w.resources(), Projections: memoryProjections(w.models),
+		Resources: w.resources(), Projections: memoryProjections(w.models), Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
 		Reports: []httpapi.Report{{
 			Name: "order-totals", Model: w.model(order.ProjectionOrders), Table: order.DaysTable.Table, Index: order.DaysByDay,
 			TimeKey: dayKey, Add: addDay,

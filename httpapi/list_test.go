@@ -273,26 +273,33 @@ func TestFailedRebuildStandsInTheStatus(t *testing.T) {
 	}
 }
 
-// paused are read models that stand still.
-type paused struct{ httpapi.Projections }
+// unbuildable are read models that cannot be rebuilt here, for a reason.
+type unbuildable struct {
+	httpapi.Projections
+	why error
+}
 
-func (p paused) Rebuild(ctx context.Context, name string) error {
+func (p unbuildable) Rebuild(ctx context.Context, name string) error {
 	if _, err := p.Status(ctx, name); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: as the test wants it", httpapi.ErrPaused)
+	return fmt.Errorf("%w: as the test wants it", p.why)
 }
 
 // A rebuild that would never be done is refused, and not for now: 503 would make clients come back again and again. Who
 // asks for a read model that there is not is told so first.
-func TestRebuildWhilePaused(t *testing.T) {
-	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = paused{c.Projections} }})
-	a := w.want(409, "POST", "/v1/projections/stock/rebuild", "")
-	if p := a.json(t); p["code"] != "read_models_paused" || p["type"] != "/problems/refused_conflict" || p["detail"] == "" || a.Header.Get("Retry-After") != "" || a.Header.Get("Location") != "" {
-		t.Errorf("%v %s", a.Header, a.body)
+func TestRebuildThatCannotBe(t *testing.T) {
+	for code, why := range map[string]error{"read_models_paused": httpapi.ErrPaused, "read_models_shared": httpapi.ErrShared} {
+		t.Run(code, func(t *testing.T) {
+			w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = unbuildable{c.Projections, why} }})
+			a := w.want(409, "POST", "/v1/projections/stock/rebuild", "")
+			if p := a.json(t); p["code"] != code || p["type"] != "/problems/refused_conflict" || p["detail"] == "" || a.Header.Get("Retry-After") != "" || a.Header.Get("Location") != "" {
+				t.Errorf("%v %s", a.Header, a.body)
+			}
+			w.want(404, "POST", "/v1/projections/none/rebuild", "")
+			w.want(200, "GET", "/v1/projections/stock", "")
+		})
 	}
-	w.want(404, "POST", "/v1/projections/none/rebuild", "")
-	w.want(200, "GET", "/v1/projections/stock", "")
 }
 
 // TestBadConfiguration: what is wrong is said at start, not at the first request.

@@ -231,7 +231,7 @@ func (l *lines) accept() {
 func (l *lines) appendAnswer(dst []byte, ctx context.Context, item *lineItem) []byte { //nolint:revive // dst leads, as everywhere
 	p := item.problem
 	if p == nil && item.result.Err != nil {
-		p = problemOf(item.result.Err)
+		p = l.x.api.problemOf(item.result.Err)
 		if p.status == http.StatusInternalServerError {
 			l.x.api.log.Error("line failed", "request_id", l.x.requestID, "line", item.no, "error", item.result.Err)
 		}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -111,6 +112,15 @@ func problemOf(err error) *problem {
 		return kindInvalidBody.with("an identifier or the content has the wrong form")
 	}
 	return kindInternal.with("the fault was logged under the traceId")
+}
+
+// problemOf is the problem of an error, where those that pass by themselves on this server are none of its own faults.
+func (a *API) problemOf(err error) *problem {
+	p := problemOf(err)
+	if p.kind == kindInternal && slices.ContainsFunc(a.passing, func(is error) bool { return errors.Is(err, is) }) {
+		return kindUnavailable.with("what the store keeps its data in does not answer")
+	}
+	return p
 }
 
 // problemOfOutcome is what a command that was not decided in the client's favour is answered with.

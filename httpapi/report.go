@@ -102,8 +102,11 @@ func (x *exchange) getProjection(p Projections) {
 	x.sendValue(http.StatusOK, s, err)
 }
 
-// codePaused is what a rebuild is refused with that could never be done.
-const codePaused = "read_models_paused"
+// codePaused and codeShared are what a rebuild is refused with that could never be done.
+const (
+	codePaused = "read_models_paused"
+	codeShared = "read_models_shared"
+)
 
 func (x *exchange) rebuildProjection(p Projections) {
 	if _, fault := x.query(); fault != nil {
@@ -112,8 +115,12 @@ func (x *exchange) rebuildProjection(p Projections) {
 	}
 	name := x.r.PathValue("name")
 	err := p.Rebuild(x.r.Context(), name)
-	if errors.Is(err, ErrPaused) {
+	switch {
+	case errors.Is(err, ErrPaused):
 		x.fail(&problem{kind: kindConflict, refusal: codePaused, detail: "read models stand still on this server, so that none can be rebuilt"})
+		return
+	case errors.Is(err, ErrShared):
+		x.fail(&problem{kind: kindConflict, refusal: codeShared, detail: "several nodes make the read models together, and cannot rebuild them yet"})
 		return
 	}
 	var s ProjectionStatus
@@ -122,6 +129,15 @@ func (x *exchange) rebuildProjection(p Projections) {
 		s, err = p.Status(x.r.Context(), name)
 	}
 	x.sendValue(http.StatusAccepted, s, err)
+}
+
+func (x *exchange) listNodes(n Nodes) {
+	if _, fault := x.query(); fault != nil {
+		x.fail(fault)
+		return
+	}
+	o, err := n.Ownership(x.r.Context())
+	x.sendValue(http.StatusOK, o, err)
 }
 
 // sendValue answers with a value, or with the problem of an error.

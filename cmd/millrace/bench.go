@@ -24,6 +24,7 @@ import (
 // benchOptions are shared by all benches.
 type benchOptions struct {
 	dir      string
+	store    string // of a database, instead of dir
 	clients  int
 	items    int
 	duration time.Duration
@@ -73,7 +74,8 @@ func newBenchCommand() *cobra.Command {
 		Long: `Measure this machine. Each figure stands beside a control that does the same work in the plainest way, in the same
 run and the same process, the clients included: on a shared machine the ratio tells more than the rate.
 
-Data is written below --dir and removed again.`,
+Data is written below --dir and removed again. With --store it goes to a database, each bench in a schema of its own
+that is dropped afterwards; the controls are the plain ways in the same database. Not into one that others use.`,
 		Args: cobra.NoArgs,
 	}
 	for _, b := range []struct {
@@ -92,6 +94,7 @@ Data is written below --dir and removed again.`,
 		}
 		f := sub.Flags()
 		f.StringVar(&o.dir, "dir", os.TempDir(), "where to write")
+		f.StringVar(&o.store, "store", "", "PostgreSQL database to write to, as postgres://…; instead of --dir")
 		f.IntVar(&o.clients, "clients", 64, "clients at the same time")
 		f.IntVar(&o.items, "items", 0, "how many items (default: what takes some seconds)")
 		f.IntVar(&o.rate, "rate", 1000, "orders per second (feed)")
@@ -110,6 +113,9 @@ func runBench(c *cobra.Command, o *benchOptions, run func(context.Context, *benc
 	}
 	if o.clients < 1 || o.runs < 1 || o.items < 0 || o.rate < 1 || o.duration <= 0 {
 		return client.WithCode(client.ExitUsage, errors.New("--clients, --runs, --items, --rate and --duration must be positive"))
+	}
+	if o.store != "" && !isDSN(o.store) {
+		return badSetting("store", "must begin with postgres:// or postgresql://")
 	}
 	var runs [][]result
 	for range o.runs {
@@ -259,19 +265,43 @@ func spread(clients, n int, lat *latencies, do func(client, item int) error) err
 	return errors.Join(errs...)
 }
 
-// bed is a node on a fresh data folder.
+// sizer says how many bytes facts and views take on the disk.
+type sizer func() (int64, error)
+
+// measure runs work on items, and fills in the figures. part tells the profiles of a bench's parts apart.
+func (o *benchOptions) measure(r *result, part string, items int, size sizer, work func(*latencies) error) error {
+	before, err := size()
+	if err != nil {
+		return err
+	}
+	var lat latencies
+	m, err := o.startProfiled(part)
+	if err != nil {
+		return err
+	}
+	err = work(&lat)
+	m.stop(r, items, &lat)
+	after, sizeErr := size()
+	r.BytesPerItem = float64(after-before) / float64(items)
+	return errors.Join(err, sizeErr)
+}
+
+// bed is a node on a fresh store.
 type bed struct {
-	dir  string
 	n    *node
+	size sizer
 	stop func() error
 }
 
 func newBed(ctx context.Context, o *benchOptions) (*bed, error) {
+	if o.store != "" {
+		return newSharedBed(ctx, o)
+	}
 	dir, err := os.MkdirTemp(o.dir, "millrace-bench-")
 	if err != nil {
 		return nil, err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := warnings()
 	store, err := openStore(dir, 0, log)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -280,25 +310,24 @@ func newBed(ctx context.Context, o *benchOptions) (*bed, error) {
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), os.RemoveAll(dir))
 	}
-	runCtx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- n.run(runCtx) }()
-	return &bed{dir: dir, n: n, stop: func() error {
-		cancel()
-		return errors.Join(<-done, store.Close(), os.RemoveAll(dir))
-	}}, nil
+	stop := running(ctx, n.run)
+	return &bed{n: n, size: usedBy(store), stop: func() error { return errors.Join(stop(), store.Close(), os.RemoveAll(dir)) }}, nil
 }
 
-// written is how many bytes facts and views take on the disk.
-func (b *bed) written() int64 { return used(b.n.store) }
+// warnings is the log of a bench: what is no warning would be printed into the figures.
+func warnings() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
 
-func used(s *millrace.Store) int64 {
-	d, ok := s.Driver().(interface{ Used() (journal, index int64) })
-	if !ok {
-		return 0
+func usedBy(s *millrace.Store) sizer {
+	return func() (int64, error) {
+		d, ok := s.Driver().(interface{ Used() (journal, index int64) })
+		if !ok {
+			return 0, nil
+		}
+		journal, index := d.Used()
+		return journal + index, nil
 	}
-	journal, index := d.Used()
-	return journal + index
 }
 
 // orderBody is an order of three lines, as a shop's front end sends it.

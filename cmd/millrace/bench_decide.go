@@ -9,10 +9,12 @@ import (
 	"strconv"
 
 	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/internal/client"
 )
 
 const (
@@ -28,68 +30,82 @@ func benchDecide(ctx context.Context, o *benchOptions) ([]result, error) {
 	if items == 0 {
 		items = defaultDecisions
 	}
-	naive, err := naivePebble(ctx, o, items)
+	if items < decideBatch {
+		return nil, client.WithCode(client.ExitUsage, fmt.Errorf("--items must be %d at least: that is one batch", decideBatch))
+	}
+	var out []result
+	naive := naivePebble
+	if o.store != "" {
+		naive = naiveTransactions
+	}
+	one, err := naive(ctx, o, items)
 	if err != nil {
 		return nil, err
+	}
+	many := one
+	if o.store != "" {
+		if many, err = copied(ctx, o, items); err != nil {
+			return nil, err
+		}
+		r, err := benchAccept(ctx, o, items, one)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *r)
 	}
 	single := result{Name: "decide", Unit: "commands/s", Clients: o.clients}
-	err = withProcessor(ctx, o, func(p *command.Processor, size func() int64) error {
-		before := size()
-		var lat latencies
-		m, err := o.startProfiled()
-		if err != nil {
-			return err
-		}
-		err = spread(o.clients, items, &lat, func(_, i int) error {
-			r, err := p.Accept(ctx, orderCommand("d"+strconv.Itoa(i)))
-			if err != nil {
-				return err
-			}
-			out, err := r.Wait(ctx)
-			return decided(&out, err)
-		})
-		m.stop(&single, items, &lat)
-		single.BytesPerItem = float64(size()-before) / float64(items)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	single.Control, single.Ratio = naive, single.Rate/naive.Rate
-
-	batch := result{Name: "decide-batch", Unit: "commands/s", Clients: decideCallers}
-	err = withProcessor(ctx, o, func(p *command.Processor, size func() int64) error {
-		before := size()
-		var lat latencies
-		m, err := o.startProfiled("-batch")
-		if err != nil {
-			return err
-		}
-		err = spread(decideCallers, items/decideBatch, &lat, func(_, i int) error {
-			cs := make([]millrace.Command, decideBatch)
-			for k := range cs {
-				cs[k] = orderCommand("e" + strconv.Itoa(i*decideBatch+k))
-			}
-			for _, a := range p.AcceptAll(ctx, cs) {
-				if a.Err != nil {
-					return a.Err
-				}
-				out, err := a.Receipt.Wait(ctx)
-				if err := decided(&out, err); err != nil {
+	err = withProcessor(ctx, o, func(p *command.Processor, size sizer) error {
+		return o.measure(&single, "", items, size, func(lat *latencies) error {
+			return spread(o.clients, items, lat, func(_, i int) error {
+				r, err := p.Accept(ctx, orderCommand("d"+strconv.Itoa(i)))
+				if err != nil {
 					return err
 				}
-			}
-			return nil
+				out, err := r.Wait(ctx)
+				return decided(&out, err)
+			})
 		})
-		m.stop(&batch, items/decideBatch*decideBatch, &lat)
-		batch.BytesPerItem = float64(size()-before) / float64(batch.Items)
-		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	batch.Control, batch.Ratio = naive, batch.Rate/naive.Rate
-	return []result{single, batch}, nil
+	single.Control, single.Ratio = one, single.Rate/one.Rate
+	batch := result{Name: "decide-batch", Unit: "commands/s", Clients: decideCallers}
+	err = withProcessor(ctx, o, func(p *command.Processor, size sizer) error {
+		return o.measure(&batch, "-batch", items/decideBatch*decideBatch, size, func(lat *latencies) error {
+			return spread(decideCallers, items/decideBatch, lat, func(_, i int) error { return decideMany(ctx, p, i, o.store != "") })
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	batch.Control, batch.Ratio = many, batch.Rate/many.Rate
+	return append(out, single, batch), nil
+}
+
+// decideMany hands the i-th batch over and waits for all its outcomes, one after the other or all together: of outcomes in
+// a database, those who ask together are answered together.
+func decideMany(ctx context.Context, p *command.Processor, i int, together bool) error {
+	cs := make([]millrace.Command, decideBatch)
+	for k := range cs {
+		cs[k] = orderCommand("e" + strconv.Itoa(i*decideBatch+k))
+	}
+	var g errgroup.Group
+	for _, a := range p.AcceptAll(ctx, cs) {
+		if a.Err != nil {
+			return errors.Join(a.Err, g.Wait())
+		}
+		wait := func() error {
+			out, err := a.Receipt.Wait(ctx)
+			return decided(&out, err)
+		}
+		if together {
+			g.Go(wait)
+		} else if err := wait(); err != nil {
+			return err
+		}
+	}
+	return g.Wait()
 }
 
 func decided(o *millrace.Outcome, err error) error {
@@ -100,7 +116,10 @@ func decided(o *millrace.Outcome, err error) error {
 }
 
 // withProcessor runs f on a processor alone: nothing follows the feed.
-func withProcessor(ctx context.Context, o *benchOptions, f func(p *command.Processor, size func() int64) error) error {
+func withProcessor(ctx context.Context, o *benchOptions, f func(p *command.Processor, size sizer) error) error {
+	if o.store != "" {
+		return withSharedProcessor(ctx, o, false, f)
+	}
 	dir, err := os.MkdirTemp(o.dir, "millrace-bench-")
 	if err != nil {
 		return err
@@ -114,12 +133,9 @@ func withProcessor(ctx context.Context, o *benchOptions, f func(p *command.Proce
 		return errors.Join(err, store.Close(), os.RemoveAll(dir))
 	}
 	p := command.New(store, registry, nil)
-	run, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- p.Run(run) }()
-	err = f(p, func() int64 { return used(store) })
-	cancel()
-	return errors.Join(err, <-done, store.Close(), os.RemoveAll(dir))
+	stop := running(ctx, p.Run)
+	err = f(p, usedBy(store))
+	return errors.Join(err, stop(), store.Close(), os.RemoveAll(dir))
 }
 
 // naivePebble is the control: every client reads the order's key, decides, and commits the same bytes with a synced
@@ -158,22 +174,13 @@ func naiveDecision(db *pebble.DB, registry *millrace.Registry, c millrace.Comman
 	if !errors.Is(err, pebble.ErrNotFound) {
 		return err
 	}
-	category, _ := registry.Category(c.Stream)
-	body, err := registry.DecodeCommand(&c)
+	events, err := decideNew(registry, &c)
 	if err != nil {
 		return err
 	}
-	events, refusal := category.Decide(category.Initial(c.Stream), body, c.Time)
-	if refusal != nil {
-		return errors.New(refusal.Code)
-	}
 	b := db.NewBatch()
 	for _, e := range events {
-		ne, err := category.EncodeEvent(e)
-		if err != nil {
-			return err
-		}
-		if err := b.Set([]byte("e"+string(c.Stream)+"/1"), ne.Data, nil); err != nil {
+		if err := b.Set([]byte("e"+string(c.Stream)+"/1"), e.Data, nil); err != nil {
 			return err
 		}
 	}

@@ -44,7 +44,10 @@ func paced(ctx context.Context, b *bed, o *benchOptions, r *result, visible, dur
 		default:
 		}
 	}
-	before := b.written()
+	before, err := b.size()
+	if err != nil {
+		return err
+	}
 	m, err := o.startProfiled()
 	if err != nil {
 		return err
@@ -83,7 +86,11 @@ func paced(ctx context.Context, b *bed, o *benchOptions, r *result, visible, dur
 	}
 	wg.Wait()
 	m.stop(r, n, visible)
-	r.BytesPerItem = float64(b.written()-before) / float64(n)
+	after, err := b.size()
+	if err != nil {
+		return err
+	}
+	r.BytesPerItem = float64(after-before) / float64(n)
 	select {
 	case err := <-errs:
 		return err
@@ -101,6 +108,9 @@ const defaultLives = 40_000
 
 // benchRebuild fills a store with whole lives of orders and builds the read model of orders again.
 func benchRebuild(ctx context.Context, o *benchOptions) ([]result, error) {
+	if o.store != "" {
+		return nil, badSetting("store", "%w", errNoRebuild)
+	}
 	lives := o.items
 	if lives == 0 {
 		lives = defaultLives
@@ -124,7 +134,10 @@ func rebuild(ctx context.Context, b *bed, o *benchOptions, lives int, r *result)
 	if err := b.n.caughtUp(ctx); err != nil {
 		return err
 	}
-	before := b.written()
+	before, err := b.size()
+	if err != nil {
+		return err
+	}
 	events := 0
 	for _, p := range b.n.store.Head().Positions {
 		events += int(p) //nolint:gosec // a bench's
@@ -162,10 +175,11 @@ func rebuild(ctx context.Context, b *bed, o *benchOptions, lives int, r *result)
 	if st.Rebuild.Identical == nil || !*st.Rebuild.Identical {
 		return errors.New("the rebuilt read model differs")
 	}
-	r.BytesPerItem = float64(b.written()-before) / float64(events)
+	after, err := b.size()
+	r.BytesPerItem = float64(after-before) / float64(events)
 	r.Control = &control{Name: "reading the journal alone", Rate: alone.Rate}
 	r.Ratio = r.Rate / alone.Rate
-	return nil
+	return err
 }
 
 // rebuilt waits for the end of a rebuild.

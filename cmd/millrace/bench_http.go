@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -33,11 +32,7 @@ func measureIntake(ctx context.Context, o *benchOptions) (*result, error) {
 	if items == 0 {
 		items = defaultOrders
 	}
-	bare, err := measureHandler(ctx, o, items, "bare net/http handler", nil)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := withRawLog(ctx, o, items)
+	main, others, err := intakeControls(ctx, o, items)
 	if err != nil {
 		return nil, err
 	}
@@ -46,16 +41,32 @@ func measureIntake(ctx context.Context, o *benchOptions) (*result, error) {
 		return nil, err
 	}
 	r := &result{Name: "intake", Unit: "orders/s", Clients: o.clients}
-	err = measureAPI(ctx, b, o, r, items, func(i int) (string, string, []byte) {
-		id := "b" + strconv.Itoa(i)
-		return "/v1/orders", id, orderBody(id)
-	})
+	err = measureAPI(ctx, b, o, r, items, ordersOf)
 	if err = errors.Join(err, b.stop()); err != nil {
 		return nil, err
 	}
-	r.Control, r.Others = raw, []control{*bare}
-	r.Ratio = r.Rate / raw.Rate
+	r.Control, r.Others = main, others
+	r.Ratio = r.Rate / main.Rate
 	return r, nil
+}
+
+// intakeControls take the same orders over HTTP, in the same process, in the plainest durable way that the store allows.
+func intakeControls(ctx context.Context, o *benchOptions, items int) (main *control, others []control, err error) {
+	alone, err := measureHandler(ctx, o, items, "bare net/http handler", ordersOf, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	others = []control{*alone}
+	if o.store == "" {
+		main, err = withRawLog(ctx, o, items)
+		return main, others, err
+	}
+	inProcess, err := naiveTransactions(ctx, o, items)
+	if err != nil {
+		return nil, nil, err
+	}
+	main, err = naiveServer(ctx, o, items)
+	return main, append(others, *inProcess), err
 }
 
 // measureAPI posts items to a node's API and waits until the read models have caught up.
@@ -64,15 +75,9 @@ func measureAPI(ctx context.Context, b *bed, o *benchOptions, r *result, items i
 	if err != nil {
 		return err
 	}
-	before := b.written()
-	var lat latencies
-	m, err := o.startProfiled()
-	if err != nil {
-		return errors.Join(err, stop())
-	}
-	err = errors.Join(post(ctx, addr, o.clients, items, &lat, request), b.n.caughtUp(ctx))
-	m.stop(r, items, &lat)
-	r.BytesPerItem = float64(b.written()-before) / float64(items)
+	err = o.measure(r, "", items, b.size, func(lat *latencies) error {
+		return errors.Join(post(ctx, addr, o.clients, items, lat, request), b.n.caughtUp(ctx))
+	})
 	return errors.Join(err, stop())
 }
 
@@ -115,32 +120,16 @@ func listenAndServe(ctx context.Context, h http.Handler) (addr string, stop func
 	return ln.Addr().String(), func() error { cancel(); return <-done }, nil
 }
 
-// measureHandler is a control: a handler that reads the body and, where there is a log, waits until it is synced.
-func measureHandler(ctx context.Context, o *benchOptions, items int, name string, log *rawLog) (*control, error) {
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err == nil && log != nil {
-			err = log.append(body)
-		}
-		if err != nil {
-			w.WriteHeader(http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusAccepted)
-		_, _ = w.Write([]byte(`{"status":"accepted"}`)) // the client sees a broken answer
-	})
-	addr, stop, err := listenAndServe(ctx, h)
+// measureHandler is a control: a bare handler that does one thing with each request, or nothing.
+func measureHandler(ctx context.Context, o *benchOptions, items int, name string, request func(int) (path, key string, body []byte), do func(r *http.Request, body []byte) error) (*control, error) {
+	addr, stop, err := listenAndServe(ctx, bare(do))
 	if err != nil {
 		return nil, err
 	}
 	var lat latencies
 	var r result
 	m := startMeter()
-	err = post(ctx, addr, o.clients, items, &lat, func(i int) (string, string, []byte) {
-		id := "b" + strconv.Itoa(i)
-		return "/v1/orders", id, orderBody(id)
-	})
+	err = post(ctx, addr, o.clients, items, &lat, request)
 	m.stop(&r, items, &lat)
 	return &control{Name: name, Rate: r.Rate, P50: r.P50, P99: r.P99}, errors.Join(err, stop())
 }
@@ -151,7 +140,8 @@ func withRawLog(ctx context.Context, o *benchOptions, items int) (*control, erro
 		return nil, err
 	}
 	log := newRawLog(f)
-	c, err := measureHandler(ctx, o, items, "bare handler with raw log and group-commit sync", log)
+	c, err := measureHandler(ctx, o, items, "bare handler with raw log and group-commit sync", ordersOf,
+		func(_ *http.Request, body []byte) error { return log.append(body) })
 	log.close()
 	return c, errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
@@ -238,8 +228,14 @@ func benchFlashSale(ctx context.Context, o *benchOptions) ([]result, error) {
 	if err = errors.Join(err, b.stop()); err != nil {
 		return nil, err
 	}
-	r.Control, r.Ratio = intake.Control, r.Rate/intake.Control.Rate
-	r.Others = []control{{Name: "intake", Rate: intake.Rate}}
+	r.Control, r.Others = intake.Control, []control{{Name: "intake", Rate: intake.Rate}}
+	if o.store != "" {
+		if r.Control, err = naiveSale(ctx, o, items); err != nil {
+			return nil, err
+		}
+		r.Others = append(r.Others, *intake.Control)
+	}
+	r.Ratio = r.Rate / r.Control.Rate
 	r.OfIntake = r.Rate / intake.Rate
 	return []result{*r}, nil
 }
@@ -254,10 +250,7 @@ func sellOut(ctx context.Context, b *bed, o *benchOptions, r *result, items int,
 	if _, err := receipt.Wait(ctx); err != nil {
 		return err
 	}
-	if err := measureAPI(ctx, b, o, r, items, func(i int) (string, string, []byte) {
-		id := "f" + strconv.Itoa(i)
-		return "/v1/stock/FLASH/reserve", id, []byte(`{"reservation":"` + id + `","quantity":1}`)
-	}); err != nil {
+	if err := measureAPI(ctx, b, o, r, items, salesOf); err != nil {
 		return err
 	}
 	state, _, err := b.n.store.Fold(ctx, b.n.registry, "stock-FLASH", nil)

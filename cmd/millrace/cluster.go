@@ -32,11 +32,13 @@ type cluster struct {
 	leases *lease.Manager
 	// processor decides the partitions that this node owns. The store is opened before there is one.
 	processor atomic.Pointer[command.Processor]
+	// life ends when the node is told to stop, long before its last request is answered.
+	life context.Context //nolint:containedctx // the command's, as the store's opening has it
 }
 
 // openShared opens a store in PostgreSQL that several nodes share.
 func openShared(ctx context.Context, dsn, node string, partitions int, log *slog.Logger) (*millrace.Store, *cluster, error) {
-	c := &cluster{}
+	c := &cluster{life: ctx}
 	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{
 		Partitions: partitions, Node: node, LeaseTTL: leaseTTL, Logger: log,
 		Undecided: func(partition int) {

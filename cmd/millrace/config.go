@@ -83,16 +83,22 @@ func printSettings(c *cobra.Command, output string) error {
 	return w.Flush()
 }
 
-// shown is a value without the password that the URL of a server may hold.
+// shown is a value without the password that the URL of a server or of a database may hold.
 func shown(v fmt.Stringer) string {
 	values := []string{v.String()}
 	if list, ok := v.(interface{ GetSlice() []string }); ok {
 		values = slices.Clone(list.GetSlice())
 	}
 	for i, value := range values {
-		if u, err := url.Parse(value); err == nil && u.User != nil {
-			values[i] = u.Redacted()
+		u, err := url.Parse(value)
+		if err != nil || u.User == nil && !u.Query().Has("password") {
+			continue
 		}
+		if q := u.Query(); q.Has("password") { // a DSN may have it here
+			q.Set("password", "xxxxx")
+			u.RawQuery = q.Encode()
+		}
+		values[i] = u.Redacted()
 	}
 	return strings.Join(values, ",")
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/metrics"
+	"github.com/millrace-io/millrace/pgstore"
 	"github.com/millrace-io/millrace/projection"
 )
 
@@ -67,7 +68,9 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
-		Document: api.OpenAPI, Logger: o.log,
+		Nodes:       n.nodes(),
+		Unavailable: []error{pgstore.ErrUnavailable},
+		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },
 	})
 	if err != nil {
@@ -121,8 +124,9 @@ func (n *node) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// share decides the partitions that this node owns. They are handed over before the processor stops: what is on its way
-// then is another node's.
+// share decides the partitions that this node owns. They are handed over as soon as the node is told to stop, while it
+// still answers requests: one that takes long, or a connection on which none ever comes, must not keep others from
+// deciding. The processor stops last: what is on its way then is another node's, and who waits for it here is told.
 func (n *node) share(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
 	inner, stop := context.WithCancel(gctx)
@@ -132,7 +136,15 @@ func (n *node) share(ctx context.Context) error {
 		led, end := context.WithCancel(gctx)
 		defer end()
 		defer context.AfterFunc(ctx, end)()
-		return n.cluster.leases.Run(led)
+		defer context.AfterFunc(n.cluster.life, end)()
+		if err := n.cluster.leases.Run(led); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done():
+		}
+		return nil
 	})
 	return g.Wait()
 }
@@ -220,6 +232,8 @@ func (p projections) Rebuild(_ context.Context, name string) error {
 	switch err := m.Rebuild(); {
 	case errors.Is(err, projection.ErrBusy):
 		return nil
+	case errors.Is(err, projection.ErrShared):
+		return fmt.Errorf("%w: %w", httpapi.ErrShared, err)
 	case errors.Is(err, projection.ErrPaused):
 		return fmt.Errorf("%w: %w", httpapi.ErrPaused, err)
 	default:

@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/localstore"
 	"github.com/millrace-io/millrace/sim"
+	"github.com/millrace-io/millrace/transfer"
 )
 
 type serveOptions struct {
@@ -173,6 +174,12 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return errors.Join(err, httpLn.Close(), adminLn.Close())
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	if open, err := transfer.Incomplete(ctx, store); err != nil || open {
+		if open {
+			err = client.WithCode(client.ExitCheck, errors.New("the store is a copy that was never finished: run `millrace copy` again"))
+		}
+		return errors.Join(err, httpLn.Close(), adminLn.Close())
+	}
 	n, err := newNode(ctx, store, nodeOptions{
 		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
 		maxBacklog: o.maxBacklog, cluster: shared, log: log,

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-io/millrace"
@@ -14,18 +16,25 @@ import (
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/internal/jsonx"
 	"github.com/millrace-io/millrace/localstore"
+	"github.com/millrace-io/millrace/pgstore"
 )
 
 // maxProblems bounds what verify prints: damage seldom comes alone, and the first lines say enough.
 const maxProblems = 100
 
 func newVerifyCommand() *cobra.Command {
-	var data, output string
+	var data, store, output string
 	c := &cobra.Command{
 		Use:   "verify",
-		Short: "Check everything that a data folder holds",
-		Long: `Read the whole journal and check every record, both hash chains and the anchor; then that the index says what the
+		Short: "Check everything that a store holds",
+		Long: `Read all that a store holds, and check it.
+
+Of a data folder: every record of the journal, both hash chains and the anchor; then that the index says what the
 journal says, and nothing else. The server must not be running on the folder.
+
+Of a database: that positions, versions and chains follow from what is kept, that every command has its claim and either
+an outcome or a place among the undecided, and that documents and their indexes belong together. It reads one snapshot,
+owns nothing, and may run beside the nodes.
 
 Exits with 0 when all is well and with 3 when something is wrong, which it names.`,
 		Args: cobra.NoArgs,
@@ -33,13 +42,21 @@ Exits with 0 when all is well and with 3 when something is wrong, which it names
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			if data == "" {
-				return badSetting("data", "must name the data folder")
+			switch {
+			case data != "" && store != "":
+				return badSetting("store", "and --data are two stores: name one")
+			case store != "" && !isDSN(store):
+				return badSetting("store", "must begin with postgres:// or postgresql://")
+			case store != "":
+				return verifyShared(c, store, output)
+			case data == "":
+				return badSetting("data", "must name the data folder, or --store a database")
 			}
 			return verify(c, data, output)
 		},
 	}
-	c.Flags().StringVar(&data, "data", "", "data folder (required)")
+	c.Flags().StringVar(&data, "data", "", "data folder")
+	c.Flags().StringVar(&store, "store", "", "PostgreSQL database that nodes share, as postgres://…; instead of --data")
 	outputFlag(c, &output)
 	return c
 }
@@ -62,13 +79,7 @@ func verify(c *cobra.Command, data, output string) error {
 		}
 	}
 	v := verdict{Problems: []string{}}
-	report := func(p string) {
-		if len(v.Problems) < maxProblems {
-			v.Problems = append(v.Problems, p)
-		} else {
-			v.More++
-		}
-	}
+	report := v.report
 	store, err := localstore.Open(filepath.Clean(data), &localstore.Options{OnRepair: func(what string, torn bool) {
 		if torn {
 			v.Repaired = append(v.Repaired, what)
@@ -82,20 +93,79 @@ func verify(c *cobra.Command, data, output string) error {
 	case err != nil:
 		return err
 	default:
-		err = store.Verify(c.Context(), report)
-		for _, p := range store.Head().Positions {
-			v.Events += p
-		}
-		v.Backlog = store.Backlog()
-		if err = errors.Join(err, store.Close()); err != nil {
+		if err := v.check(c.Context(), store); err != nil {
 			return err
 		}
 	}
-	v.OK = len(v.Problems) == 0
 	return printVerdict(c, &v, output)
 }
 
+// report keeps what is wrong.
+func (v *verdict) report(p string) {
+	if len(v.Problems) < maxProblems {
+		v.Problems = append(v.Problems, p)
+	} else {
+		v.More++
+	}
+}
+
+// check reads all of a store, and closes it.
+func (v *verdict) check(ctx context.Context, store *millrace.Store) error {
+	err := store.Verify(ctx, v.report)
+	for _, p := range store.Head().Positions {
+		v.Events += p
+	}
+	v.Backlog = store.Backlog()
+	return errors.Join(err, store.Close())
+}
+
+// verifyShared checks a store that nodes may be at work on. It owns no partition, so that nothing of theirs is touched.
+func verifyShared(c *cobra.Command, dsn, output string) error {
+	ctx := c.Context()
+	found, err := hasStore(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	if !found {
+		// As with a folder: opening would make a new store.
+		return client.WithCode(client.ExitUsage, errors.New("the database holds no store"))
+	}
+	v := verdict{Problems: []string{}}
+	failed := make(chan error, 1) // the store calls once
+	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{NoListen: true, Fatal: func(err error) { failed <- err }})
+	switch {
+	case errors.Is(err, millrace.ErrCorrupt):
+		v.report(err.Error())
+	case err != nil:
+		return err
+	default:
+		if err := v.check(ctx, store); err != nil {
+			return err
+		}
+	}
+	select {
+	case err := <-failed:
+		v.report(err.Error())
+	default:
+	}
+	return printVerdict(c, &v, output)
+}
+
+// storeTable is what a database has that holds a store.
+const storeTable = "millrace.store"
+
+// hasStore says whether a database holds a store.
+func hasStore(ctx context.Context, dsn string) (found bool, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return false, err
+	}
+	err = conn.QueryRow(ctx, "select to_regclass($1) is not null", storeTable).Scan(&found)
+	return found, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+}
+
 func printVerdict(c *cobra.Command, v *verdict, output string) error {
+	v.OK = len(v.Problems) == 0
 	if output == "json" {
 		if err := printJSON(c, v); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/millrace-io/millrace"
@@ -219,6 +220,7 @@ func (s *partition) unblock(stream millrace.Stream) {
 }
 
 func (s *partition) bury(d *millrace.Decision, f *millrace.Failure) {
+	f.Error = readable(f.Error)
 	d.Status, d.Failure = millrace.StatusDead, f
 	level := slog.LevelError
 	if f.Reason == millrace.ReasonUnknownType || f.Reason == millrace.ReasonUndecodable {
@@ -233,6 +235,11 @@ func versionRefusal(version uint64) *millrace.Refusal {
 		Kind: millrace.RefusedVersion, Code: "version_conflict",
 		Detail: fmt.Sprintf("the stream is at version %d", version),
 	}
+}
+
+// readable makes a text one that a document can hold: a panic may say anything.
+func readable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // entry finds a stream's state in memory or in the store.

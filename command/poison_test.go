@@ -22,6 +22,8 @@ func poisonous() millrace.Domain[millracetest.TallyState] {
 		switch note {
 		case "many":
 			return slices.Repeat([]any{&millracetest.Added{N: 1}}, command.MaxEvents+1), true
+		case "no text":
+			panic("bytes that no document holds: \xff \x00")
 		case "undeclared":
 			return []any{&millracetest.Added{N: 1}, &millracetest.Split{N: 1}}, true
 		case "nil":
@@ -68,6 +70,7 @@ func TestPoisonBecomesDeadLetter(t *testing.T) {
 		attempts int
 	}{
 		{"panic", raw("tally-a", "Explode", `{}`), millrace.ReasonDecide, 3},
+		{"panic with bytes", addNote("poison", "a", 1, "no text"), millrace.ReasonDecide, 3},
 		{"too many events", addNote("poison", "a", 1, "many"), millrace.ReasonDecide, 3},
 		{"undeclared event", addNote("poison", "a", 1, "undeclared"), millrace.ReasonDecide, 3},
 		{"nil event", addNote("poison", "a", 1, "nil"), millrace.ReasonDecide, 3},

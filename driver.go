@@ -27,6 +27,9 @@ type Shared interface {
 	Driver
 	// Refresh is how often those who wait look for what other processes wrote.
 	Refresh() time.Duration
+	// Resume is called before a consumer begins and reads its checkpoints. From then on its commits must continue what the
+	// backend has at the time of the call: one that is late, of an earlier run, must not come in between.
+	Resume(ctx context.Context, consumer string) error
 }
 
 // Driver is what a backend implements. All code but the backends and [Store] uses Store. The rules that the

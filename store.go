@@ -248,6 +248,32 @@ func (s *Store) Checkpoints(ctx context.Context, consumer string) (Cursor, error
 	return p.cursor.Clone(), nil
 }
 
+// Resume is [Store.Checkpoints] for a consumer that begins: on a shared store, whatever this process remembers of an
+// earlier run counts for nothing. Another node may have run the consumer since, and a backend that writes views without
+// waiting for its disk may have lost the newest of them, with their checkpoint.
+func (s *Store) Resume(ctx context.Context, consumer string) (Cursor, error) {
+	shared, ok := s.d.(Shared)
+	if !ok {
+		return s.Checkpoints(ctx, consumer)
+	}
+	p, err := s.following(ctx, consumer)
+	if err != nil {
+		return Cursor{}, err
+	}
+	if err := shared.Resume(ctx, consumer); err != nil {
+		return Cursor{}, err
+	}
+	c, err := s.d.Checkpoints(ctx, consumer)
+	if err != nil {
+		return Cursor{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(p.cursor.Positions)
+	copy(p.cursor.Positions, c.Positions)
+	return p.cursor.Clone(), nil
+}
+
 // following loads a consumer's checkpoints once; from then on CommitViews keeps them. The lock is held over the load:
 // a commit in between would be missed by both.
 func (s *Store) following(ctx context.Context, consumer string) (*progress, error) {

@@ -203,7 +203,7 @@ func (f *flight) wait(it *item) *item {
 	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh {
+	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh && other.fp == it.fp {
 		it = other
 	} else {
 		s.items[it.cmd.ID] = it
@@ -244,7 +244,7 @@ func (f *flight) hold(it *item) *item {
 	s := f.shard(it.cmd.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh {
+	if other := s.items[it.cmd.ID]; other != nil && other.kept.Load() != fresh && other.fp == it.fp {
 		it = other
 	} else {
 		s.items[it.cmd.ID] = it

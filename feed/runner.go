@@ -129,7 +129,7 @@ func (r *Runner) Run(ctx context.Context) error {
 }
 
 func (r *Runner) run(ctx context.Context) error {
-	from, err := r.store.Checkpoints(ctx, r.c.Name)
+	from, err := r.store.Resume(ctx, r.c.Name)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,9 @@ func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
 	if err == nil {
 		err = w.commit(ctx, taken)
 	}
-	if err == nil || ctx.Err() != nil {
+	// Fenced: the documents are another owner's, or those of an earlier time. Taken one by one, the events would be counted
+	// twice.
+	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrFenced) {
 		return err
 	}
 	w.r.o.Logger.Warn("a batch failed and is taken event by event", "consumer", w.r.c.Name, "error", err)

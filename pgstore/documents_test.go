@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -76,16 +77,55 @@ func TestLateViewsChangeNothing(t *testing.T) {
 	before, _ := d.views.get(viewKey{"c", 1})
 	must(t, s.CommitViews(patient(t), put("3")))
 	d.views.set(viewKey{"c", 1}, before) // as the one that was left behind knew it
-	if err := d.writeViews(patient(t), late); classify(err) != faultToken {
+	if err := d.writeViews(patient(t), late, map[int64]bool{}); classify(err) != faultToken {
 		t.Errorf("the late one: %v", err)
 	}
 	doc, err := s.Document(patient(t), "c.d", 1, "x")
 	if must(t, err); string(doc.Data) != "3" {
 		t.Errorf("the document is %s", doc.Data)
 	}
-	must(t, s.CommitViews(patient(t), put("4"))) // and the node finds its way again
+	// Whoever thinks that the old one is the newest is told, and goes on when he has looked again.
+	if err := s.CommitViews(patient(t), put("wrong")); !errors.Is(err, millrace.ErrFenced) {
+		t.Errorf("a commit that continues what is not there: %v", err)
+	}
+	must(t, d.Resume(patient(t), "c"))
+	must(t, s.CommitViews(patient(t), put("4")))
 	doc, err = s.Document(patient(t), "c.d", 1, "x")
 	if must(t, err); string(doc.Data) != "4" {
 		t.Errorf("the document is %s", doc.Data)
+	}
+}
+
+// A database that was started again after a crash may lack the newest documents with their checkpoint: they are written
+// without waiting for the disk. A consumer that goes on from memory is told so, and one that begins anew takes them up where
+// they are, whether an older checkpoint is left or none.
+func TestViewsThatTheDatabaseLost(t *testing.T) {
+	for _, left := range []string{"an older checkpoint", "none"} {
+		t.Run(left, func(t *testing.T) {
+			dsn := server(t).DSN("postgres")
+			s := open(t, dsn, four(t, nil))
+			commit := func(position uint64) error {
+				return s.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Partition: 1, Checkpoint: position}})
+			}
+			must(t, commit(1))
+			exec(t, dsn, "create table s.backup as select * from s.checkpoints")
+			must(t, commit(2))
+			must(t, commit(3))
+			exec(t, dsn, "delete from s.checkpoints")
+			want := uint64(0)
+			if left != "none" {
+				exec(t, dsn, "insert into s.checkpoints select * from s.backup")
+				want = 1
+			}
+			exec(t, dsn, "drop table s.backup")
+			if err := commit(4); !errors.Is(err, millrace.ErrFenced) {
+				t.Errorf("a commit that continues what was lost: %v", err)
+			}
+			at, err := s.Resume(patient(t), "c")
+			if must(t, err); at.Position(1) != want {
+				t.Errorf("the consumer begins at %d, want %d", at.Position(1), want)
+			}
+			must(t, commit(want+1))
+		})
 	}
 }

@@ -108,8 +108,9 @@ func (d *Driver) commitViews(ctx context.Context, batches []millrace.ViewBatch) 
 
 // sendViews writes one transaction, again where that may help.
 func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
+	own := map[int64]bool{}
 	for attempt := 0; ; attempt++ {
-		err := d.writeViews(ctx, c)
+		err := d.writeViews(ctx, c, own)
 		kind := classify(err)
 		switch {
 		case kind == faultNone:
@@ -118,8 +119,13 @@ func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
 		case kind == faultFenced:
 			return d.viewsFenced(ctx, c, err)
 		case kind == faultToken:
-			for i := range c.keys {
-				d.views.forget(c.keys[i].consumer)
+			done, rerr := d.written(ctx, c, own)
+			if rerr == nil && done {
+				d.reached(nil, true)
+				return nil
+			}
+			if rerr == nil {
+				return fmt.Errorf("%w: %w", millrace.ErrFenced, err)
 			}
 		case kind == faultInvalid && slices.Contains(c.docs.isJSON, true):
 			clear(c.docs.isJSON) // jsonb is for reports: a document that it cannot hold must not stop the consumer
@@ -171,9 +177,30 @@ func (d *Driver) viewCommit(batches []millrace.ViewBatch) (*viewCommit, error) {
 	return c, nil
 }
 
+// written says whether the checkpoints in the database are those of an earlier try of ours, whose answer was lost. Where they
+// are not, somebody else has gone on from them, or the database has lost the newest: whoever writes must begin anew.
+func (d *Driver) written(ctx context.Context, c *viewCommit, own map[int64]bool) (bool, error) {
+	all := true
+	for _, k := range c.keys {
+		t, err := d.tokenOf(ctx, k)
+		if err != nil {
+			return false, err
+		}
+		if all = all && own[t]; own[t] {
+			d.views.set(k, t)
+		}
+	}
+	if !all {
+		for _, k := range c.keys {
+			d.views.forget(k.consumer)
+		}
+	}
+	return all, nil
+}
+
 // writeViews is one try. Its token is its own: were it still on its way when the next try has been written, it would find
 // that one's and change nothing.
-func (d *Driver) writeViews(ctx context.Context, c *viewCommit) error {
+func (d *Driver) writeViews(ctx context.Context, c *viewCommit, own map[int64]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	before := make([]int64, len(c.keys))
@@ -188,6 +215,7 @@ func (d *Driver) writeViews(ctx context.Context, c *viewCommit) error {
 			d.views.set(k, t)
 		}
 		before[i], tokens[i] = t, 1+rand.Int64N(1<<62) //nolint:gosec // not a secret
+		own[tokens[i]] = true
 	}
 	args := make([]any, 0, viewParams)
 	args = append(args, c.partition, c.epoch, c.consumer, c.position, tokens, before)
@@ -262,4 +290,28 @@ func (d *Driver) DropViews(ctx context.Context, consumer string, collections []s
 	}
 	d.views.forget(consumer)
 	return nil
+}
+
+// Resume implements millrace.Shared: commits from now on continue what the database has now. A commit of an earlier run that
+// is still on its way finds another token, or makes the next one of this run find another.
+func (d *Driver) Resume(ctx context.Context, consumer string) error {
+	if err := d.reads.enter(); err != nil {
+		return err
+	}
+	defer d.reads.leave()
+	for p := range d.meta.Partitions {
+		k := viewKey{consumer, p}
+		t, err := d.tokenOf(ctx, k)
+		if err != nil {
+			return readError(ctx, err)
+		}
+		d.views.set(k, t)
+	}
+	return nil
+}
+
+// tokenOf is the token of a consumer's last commit in a partition, as the database has it; 0 for none.
+func (d *Driver) tokenOf(ctx context.Context, k viewKey) (t int64, err error) {
+	err = d.query(ctx, d.sql.tokens, []any{k.partition, k.consumer}, func(rows pgx.Rows) error { return rows.Scan(&t) })
+	return t, err
 }

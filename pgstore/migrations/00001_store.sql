@@ -317,6 +317,13 @@ begin
 	if n <> cardinality(b_partition) then
 		raise exception 'a partition has another owner' using errcode = 'MR001';
 	end if;
+	select count(*) into n
+		from unnest(b_partition, b_consumer, b_before) u(partition, consumer, before)
+		left join {schema}.checkpoints c on c.partition = u.partition and c.consumer = u.consumer
+		where coalesce(c.token, 0) = u.before;
+	if n <> cardinality(b_partition) then
+		raise exception 'a checkpoint was moved by another commit' using errcode = 'MR003';
+	end if;
 	insert into {schema}.checkpoints as c (partition, consumer, position, token, before)
 		select partition, consumer, position, token, before
 		from unnest(b_partition, b_consumer, b_position, b_token, b_before) u(partition, consumer, position, token, before)

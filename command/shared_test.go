@@ -228,3 +228,46 @@ func TestFencedOwner(t *testing.T) {
 	}
 	verify(t, s)
 }
+
+// One id with two contents reaches two nodes at once. The store keeps the one that comes first. The owner, through whose own
+// door the other one came, decides what the store has, and the other sender is told.
+func TestOneKeyWithTwoContentsAtTwoNodes(t *testing.T) {
+	inner := openWith(t, vfs.NewMem(), func(o *localstore.Options) { o.Partitions = 1 })
+	arrived, decide := make(chan struct{}), make(chan struct{})
+	s := hooked(inner, &hooks{append: func(b *millrace.Batch, done func(error)) (take bool, instead func(error)) {
+		if len(b.Accepted) == 1 && b.Accepted[0].Command.Stream == "tally-late" {
+			close(arrived)
+			go func() {
+				<-decide
+				done(millrace.ErrKeyReused)
+			}()
+			return false, nil
+		}
+		return true, nil
+	}})
+	c := newCluster(t, s, 2)
+	c.give(0, 0)
+	ctx := patient(t)
+	late := make(chan error, 1)
+	go func() {
+		_, err := c.nodes[0].Accept(ctx, add("x", "late", 1000))
+		late <- err
+	}()
+	<-arrived
+	r, err := c.nodes[1].Accept(ctx, add("x", "first", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := r.Wait(ctx)
+	if err != nil || o.Status != millrace.StatusDecided || o.Stream != "tally-first" {
+		t.Errorf("%+v %v", o, err)
+	}
+	close(decide)
+	if err := <-late; !errors.Is(err, millrace.ErrKeyReused) {
+		t.Errorf("the other one is told %v", err)
+	}
+	if got := commandsOf(t, s, "late"); len(got) != 0 {
+		t.Errorf("what was refused was decided: %v", got)
+	}
+	verify(t, s)
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/gate"
 )
 
 // image is a store's files, and what it must be found to hold.
@@ -324,7 +325,7 @@ func shared(mem *vfs.MemFS, db *pebble.DB, o Options) (*driver, error) {
 		return nil, err
 	}
 	o.SegmentSize = victimSegment
-	d := &driver{o: o, root: victimDir, stop: make(chan struct{}), reads: gate{idle: make(chan struct{})}, db: db}
+	d := &driver{o: o, root: victimDir, stop: make(chan struct{}), reads: gate.New(), db: db}
 	a, err := d.loadAnchor()
 	if err != nil {
 		return nil, err

@@ -35,10 +35,10 @@ func (d *driver) lookup(id string) (commandEntry, bool, error) {
 
 // Lookup implements millrace.Driver.
 func (d *driver) Lookup(_ context.Context, id string) (millrace.Outcome, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Outcome{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	e, ok, err := d.lookup(id)
 	if err != nil {
 		return millrace.Outcome{}, err
@@ -86,10 +86,10 @@ func (d *driver) readCommand(at loc, id string) (millrace.Command, error) {
 
 // Command implements millrace.Driver.
 func (d *driver) Command(_ context.Context, id string) (millrace.Command, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Command{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	e, ok, err := d.lookup(id)
 	if err != nil {
 		return millrace.Command{}, err
@@ -103,11 +103,11 @@ func (d *driver) Command(_ context.Context, id string) (millrace.Command, error)
 // Pending implements millrace.Driver.
 func (d *driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.AcceptedCommand, error] {
 	return func(yield func(millrace.AcceptedCommand, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.AcceptedCommand{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		prefix := pendingKey(nil, partition, 0)[:3]
 		it, err := d.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
 		if err != nil {
@@ -142,10 +142,10 @@ func (d *driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 
 // Version implements millrace.Driver.
 func (d *driver) Version(_ context.Context, s millrace.Stream) (uint64, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return 0, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	if d.known.absentStream(s) {
 		return 0, nil
 	}
@@ -174,11 +174,11 @@ func (d *driver) Version(_ context.Context, s millrace.Stream) (uint64, error) {
 // Events implements millrace.Driver.
 func (d *driver) Events(ctx context.Context, s millrace.Stream, from uint64) iter.Seq2[millrace.Recorded, error] {
 	return func(yield func(millrace.Recorded, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.Recorded{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		from = max(from, 1)
 		lower := spanKey(nil, s, 0)
 		it, err := d.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: lower, UpperBound: spanKey(nil, s, ^uint64(0))})
@@ -274,11 +274,11 @@ func r0(at loc) *record { return &record{at: at} }
 // Feed implements millrace.Driver.
 func (d *driver) Feed(ctx context.Context, o millrace.FeedOptions) iter.Seq2[[]millrace.Recorded, error] {
 	return func(yield func([]millrace.Recorded, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(nil, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		f := &feed{d: d, wanted: nil, after: o.After.Clone()}
 		defer f.close()
 		if o.Partitions != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/gate"
 )
 
 // errLost is what the tests are about: something that was acknowledged is not there any more.
@@ -368,7 +369,7 @@ func openWith(dir string, opts Options, segment int64) (*millrace.Store, error) 
 	if segment > 0 {
 		o.SegmentSize = segment
 	}
-	d := &driver{o: o, root: dir, stop: make(chan struct{}), reads: gate{idle: make(chan struct{})}}
+	d := &driver{o: o, root: dir, stop: make(chan struct{}), reads: gate.New()}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(err, d.abandon())
 	}

@@ -15,11 +15,11 @@ var _ millrace.Portable = (*driver)(nil)
 // Log implements millrace.Portable: the journal from its beginning.
 func (d *driver) Log(ctx context.Context) iter.Seq2[millrace.Logged, error] {
 	return func(yield func(millrace.Logged, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.Logged{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		head, _ := d.tail.last()
 		s, h, err := newScanner(d.files, 1)
 		if err != nil {
@@ -92,10 +92,10 @@ func (d *driver) Consumers(ctx context.Context) ([]string, error) {
 
 // names are the different first parts of the keys of a kind, up to their NUL.
 func (d *driver) names(ctx context.Context, kind byte) ([]string, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return nil, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	prefix := []byte{kind}
 	it, err := d.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/gate"
 )
 
 // driver is the embedded backend.
@@ -40,7 +41,7 @@ type driver struct {
 	anchor   *anchorFile
 	anchored uint64 // the batch that the anchor names
 
-	reads    gate
+	reads    *gate.Gate
 	failed   atomic.Pointer[error]
 	diskFull atomic.Bool
 	stop     chan struct{}
@@ -70,7 +71,7 @@ func Open(dir string, opts *Options) (*millrace.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &driver{o: o, root: dir, stop: make(chan struct{}), reads: gate{idle: make(chan struct{})}}
+	d := &driver{o: o, root: dir, stop: make(chan struct{}), reads: gate.New()}
 	if err := d.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), d.abandon())
 	}
@@ -525,7 +526,7 @@ func (d *driver) close() error {
 			errs = append(errs, d.writeAnchor(true))
 		}
 	}
-	d.reads.shut()
+	d.reads.Shut()
 	errs = append(errs, d.j.f.Close())
 	return errors.Join(append(errs, d.abandon())...)
 }

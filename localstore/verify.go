@@ -18,10 +18,10 @@ import (
 // else; then Pebble's own files, and that documents and sort entries belong together. It may run beside
 // writers: it looks at what was there when it began.
 func (d *driver) Verify(ctx context.Context, report func(string)) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	snap := d.db.NewSnapshot()
 	defer func() { _ = snap.Close() }()
 	v := &verifier{d: d, ctx: ctx, snap: snap, report: report}

@@ -83,10 +83,10 @@ func decodeDocument(d *millrace.Document, v []byte) error {
 
 // Document implements millrace.Driver.
 func (d *driver) Document(_ context.Context, collection string, partition int, id string) (millrace.Document, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Document{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	return readDocument(d.db, collection, partition, id)
 }
 
@@ -107,11 +107,11 @@ func readDocument(r pebble.Reader, collection string, partition int, id string) 
 // Documents implements millrace.Driver.
 func (d *driver) Documents(ctx context.Context, q millrace.Query) iter.Seq2[millrace.Document, error] {
 	return func(yield func(millrace.Document, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.Document{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		// A snapshot, so that an index entry and its document belong together.
 		snap := d.db.NewSnapshot()
 		defer func() { _ = snap.Close() }()
@@ -228,10 +228,10 @@ func limits(q *millrace.Query, base []byte, appendKey func([]byte, string) []byt
 // CommitViews implements millrace.Driver. All batches become visible together; nothing is synced: what a crash takes
 // is made again from the facts.
 func (d *driver) CommitViews(_ context.Context, batches []millrace.ViewBatch) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	if err := d.failure(); err != nil {
 		return err
 	}
@@ -298,10 +298,10 @@ func put(b *pebble.Batch, p *millrace.Put, key, val []byte) (k, v []byte, err er
 
 // Checkpoints implements millrace.Driver.
 func (d *driver) Checkpoints(_ context.Context, consumer string) (millrace.Cursor, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Cursor{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	c := millrace.Cursor{Epoch: d.meta.Epoch, Positions: make([]uint64, d.meta.Partitions)}
 	for p := range c.Positions {
 		v, err := get(d.db, checkpointKey(nil, consumer, p))
@@ -321,10 +321,10 @@ func (d *driver) Checkpoints(_ context.Context, consumer string) (millrace.Curso
 
 // DropViews implements millrace.Driver.
 func (d *driver) DropViews(_ context.Context, consumer string, collections []string) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	b := d.db.NewBatch()
 	prefixes := [][]byte{append(append([]byte{keyCheckpoint}, consumer...), 0)}
 	for _, c := range collections {

@@ -86,10 +86,10 @@ func variants(text string) (out statementsOf) {
 // Document implements millrace.Driver.
 func (d *Driver) Document(ctx context.Context, collection string, partition int, id string) (millrace.Document, error) {
 	doc := millrace.Document{Collection: collection, Partition: partition, ID: id}
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return doc, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	found := false
 	err := d.query(ctx, d.sql.document, []any{partition, collection, []byte(id)}, func(rows pgx.Rows) error {
 		found = true
@@ -114,11 +114,11 @@ func (d *Driver) Document(ctx context.Context, collection string, partition int,
 // it is when its page is read.
 func (d *Driver) Documents(ctx context.Context, q millrace.Query) iter.Seq2[millrace.Document, error] {
 	return func(yield func(millrace.Document, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.Document{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		todo := d.queried(&q)
 		for size := firstPage; len(todo) > 0; {
 			n := len(todo)

@@ -44,10 +44,10 @@ func scanCommand(rows pgx.Rows, before ...any) (millrace.AcceptedCommand, error)
 
 // Command implements millrace.Driver.
 func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Command{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	partition := -1
 	err := d.query(ctx, d.sql.keysOf, []any{[]string{id}}, func(rows pgx.Rows) error { return rows.Scan(&id, &partition) })
 	if err != nil {
@@ -73,11 +73,11 @@ func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, erro
 // Pending implements millrace.Driver.
 func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.AcceptedCommand, error] {
 	return func(yield func(millrace.AcceptedCommand, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.AcceptedCommand{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		var at time.Time // of the last one
 		var seq int32
 		var id string
@@ -113,10 +113,10 @@ func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 
 // Version implements millrace.Driver.
 func (d *Driver) Version(ctx context.Context, s millrace.Stream) (uint64, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return 0, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	var v int64
 	err := d.query(ctx, d.sql.version, []any{s.Partition(d.meta.Partitions), string(s)}, func(rows pgx.Rows) error { return rows.Scan(&v) })
 	return uint64(v), readError(ctx, err) //nolint:gosec // counts events
@@ -125,11 +125,11 @@ func (d *Driver) Version(ctx context.Context, s millrace.Stream) (uint64, error)
 // Events implements millrace.Driver.
 func (d *Driver) Events(ctx context.Context, s millrace.Stream, from uint64) iter.Seq2[millrace.Recorded, error] {
 	return func(yield func(millrace.Recorded, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.Recorded{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		p := s.Partition(d.meta.Partitions)
 		next := max(from, 1)
 		for size := firstPage; ; size = nextPage(size) {

@@ -25,11 +25,11 @@ const (
 // so whoever sees a position sees all before it: there is no gap to wait for, and one that shows is damage.
 func (d *Driver) Feed(ctx context.Context, o millrace.FeedOptions) iter.Seq2[[]millrace.Recorded, error] {
 	return func(yield func([]millrace.Recorded, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(nil, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		f, err := d.newFeed(ctx, o)
 		if err != nil {
 			yield(nil, err)

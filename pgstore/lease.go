@@ -127,10 +127,10 @@ func (d *Driver) Acquire(ctx context.Context, partition int) (epoch uint64, ok b
 	if partition < 0 || partition >= d.meta.Partitions {
 		return 0, false, fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
 	}
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return 0, false, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	got, err := d.acquire(ctx, []int{partition})
 	return got[partition], got[partition] != 0, err
 }
@@ -177,10 +177,10 @@ func (d *Driver) acquire(ctx context.Context, partitions []int) (map[int]uint64,
 // them, their leases ran out here before the database could be reached, or nobody knows whether their last decisions were
 // written. Those may be acquired again. Renew must be called several times in a lease's time.
 func (d *Driver) Renew(ctx context.Context) (lost []int, err error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return nil, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	lost = d.leases.drop()
 	partitions, epochs := d.leases.owned()
 	if len(partitions) == 0 {
@@ -226,10 +226,10 @@ func (d *Driver) Release(ctx context.Context, partition int) error {
 	if partition < 0 || partition >= d.meta.Partitions {
 		return fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
 	}
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	epoch := d.leases.epoch(partition)
 	if epoch == 0 {
 		return nil
@@ -255,10 +255,10 @@ func (d *Driver) Owned() []int {
 
 // Join says that this node is there for another lease's time, and which nodes are, itself among them, in order.
 func (d *Driver) Join(ctx context.Context) ([]string, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return nil, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	var out []string
 	err := d.query(ctx, d.sql.join, []any{d.o.Node, d.ttl()}, func(rows pgx.Rows) error {
 		var name string
@@ -271,20 +271,20 @@ func (d *Driver) Join(ctx context.Context) ([]string, error) {
 
 // Leave says that this node is going: its share is the others' from now on.
 func (d *Driver) Leave(ctx context.Context) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	return readError(ctx, d.exec(ctx, d.sql.leave, d.o.Node))
 }
 
 // Free are the partitions that [Driver.Acquire] would get, in order: those that nobody owns, whose owner's lease is over,
 // or that are this node's without its knowing, from before it started or after a loss.
 func (d *Driver) Free(ctx context.Context) ([]int, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return nil, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	var out []int
 	err := d.query(ctx, d.sql.free, []any{d.o.Node}, func(rows pgx.Rows) error {
 		var p int
@@ -309,10 +309,10 @@ type Lease struct {
 
 // Nodes tells who owns what, in the order of partitions.
 func (d *Driver) Nodes(ctx context.Context) ([]Lease, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return nil, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	var out []Lease
 	err := d.query(ctx, d.sql.nodes, nil, func(rows pgx.Rows) error {
 		var l Lease

@@ -18,11 +18,11 @@ const logPage = 500
 // Log implements millrace.Portable: partition by partition, up to the heads of the time of the call.
 func (d *Driver) Log(ctx context.Context) iter.Seq2[millrace.Logged, error] {
 	return func(yield func(millrace.Logged, error) bool) {
-		if err := d.reads.enter(); err != nil {
+		if err := d.reads.Enter(); err != nil {
 			yield(millrace.Logged{}, err)
 			return
 		}
-		defer d.reads.leave()
+		defer d.reads.Leave()
 		for p, until := range d.heads.all() {
 			for at := int64(0); at < until.ordinal; {
 				page, err := d.logged(ctx, p, at, until.ordinal)
@@ -117,10 +117,10 @@ func (d *Driver) Consumers(ctx context.Context) ([]string, error) {
 }
 
 func (d *Driver) names(ctx context.Context, sql string) ([]string, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return nil, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	var out []string
 	err := d.query(ctx, sql, nil, func(rows pgx.Rows) error {
 		var name string

@@ -44,10 +44,10 @@ var errNoCommand = fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
 
 // Lookup implements millrace.Driver.
 func (d *Driver) Lookup(ctx context.Context, id string) (millrace.Outcome, error) {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Outcome{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	q := &lookup{id: id, done: make(chan struct{})}
 	d.look.add(q)
 	select {

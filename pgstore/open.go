@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/gate"
 )
 
 // Driver is the backend. What [millrace.Store] does not have is here: ownership, and what is known of other nodes. It is
@@ -40,7 +41,7 @@ type Driver struct {
 	down   atomic.Pointer[outage]
 	failed atomic.Pointer[error]
 
-	reads    gate
+	reads    *gate.Gate
 	ctx      context.Context //nolint:containedctx // the driver's own life, for what outlives its callers
 	cancel   context.CancelFunc
 	closing  chan struct{} // closed when Close begins
@@ -68,7 +69,7 @@ func Open(ctx context.Context, dsn string, opts *Options) (*millrace.Store, erro
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{o: o, reads: gate{idle: make(chan struct{})}, closing: make(chan struct{})}
+	d := &Driver{o: o, reads: gate.New(), closing: make(chan struct{})}
 	if err := d.open(ctx, dsn); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -276,7 +277,7 @@ func (d *Driver) Close() error {
 		if err := d.releaseAll(ctx); err != nil {
 			d.o.Logger.Warn("leases were not ended; they run out by themselves", "error", err)
 		}
-		d.reads.shut()
+		d.reads.Shut()
 		d.look.wait.Wait()
 		d.pool.Close()
 	})

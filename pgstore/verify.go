@@ -19,10 +19,10 @@ const verifyPage = 500
 // place among the pending; and that documents and the entries of their indexes belong together. It reads in one
 // snapshot and may run beside writers. That snapshot keeps the database from clearing away what is newer.
 func (d *Driver) Verify(ctx context.Context, report func(string)) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	tx, err := d.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return readError(ctx, err)

@@ -53,10 +53,10 @@ const viewTries = 4
 // CommitViews implements millrace.Driver. All batches become visible together, but with Citus, where each is written
 // by itself.
 func (d *Driver) CommitViews(ctx context.Context, batches []millrace.ViewBatch) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	if err := d.failure(); err != nil {
 		return err
 	}
@@ -253,10 +253,10 @@ func (d *Driver) viewsFenced(ctx context.Context, c *viewCommit, err error) erro
 // Checkpoints implements millrace.Driver.
 func (d *Driver) Checkpoints(ctx context.Context, consumer string) (millrace.Cursor, error) {
 	c := millrace.Cursor{Epoch: d.meta.Epoch, Positions: make([]uint64, d.meta.Partitions)}
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return millrace.Cursor{}, err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	all := make([]int32, d.meta.Partitions)
 	for p := range all {
 		all[p] = int32(p)
@@ -275,10 +275,10 @@ func (d *Driver) Checkpoints(ctx context.Context, consumer string) (millrace.Cur
 
 // DropViews implements millrace.Driver, one partition after the other.
 func (d *Driver) DropViews(ctx context.Context, consumer string, collections []string) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	if collections == nil {
 		collections = []string{}
 	}
@@ -295,10 +295,10 @@ func (d *Driver) DropViews(ctx context.Context, consumer string, collections []s
 // Resume implements millrace.Shared: commits from now on continue what the database has now. A commit of an earlier run that
 // is still on its way finds another token, or makes the next one of this run find another.
 func (d *Driver) Resume(ctx context.Context, consumer string) error {
-	if err := d.reads.enter(); err != nil {
+	if err := d.reads.Enter(); err != nil {
 		return err
 	}
-	defer d.reads.leave()
+	defer d.reads.Leave()
 	for p := range d.meta.Partitions {
 		k := viewKey{consumer, p}
 		t, err := d.tokenOf(ctx, k)

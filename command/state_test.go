@@ -129,6 +129,11 @@ func TestStateOnItsWayToTheDisk(t *testing.T) {
 		for _, a := range p.AcceptAll(patient(t), cs) {
 			if a.Err != nil {
 				t.Error(a.Err)
+				continue
+			}
+			// One that was kept alone because its loop was slow is accepted long before it is decided.
+			if o, err := a.Receipt.Wait(patient(t)); err != nil || o.Status != millrace.StatusDecided {
+				t.Errorf("%+v %v", o, err)
 			}
 		}
 	})

@@ -23,6 +23,10 @@ type Options struct {
 	// Lazy is how long a checkpoint may wait in memory where nothing but the checkpoint would be written. Who waits on
 	// another node sees it only when it is written. Defaults to 1 s.
 	Lazy time.Duration
+	// Gather is the least time between two commits of a worker, in which it takes what comes: where a commit is a round trip
+	// and a transaction, a few large ones cost far less than many small ones. After a pause there is no wait. Defaults to
+	// none.
+	Gather time.Duration
 	// Workers share the partitions among them. Defaults to the number of processors, at most 4.
 	Workers int
 	// Attempts is how often an event is tried before its stream is parked. Defaults to 5.
@@ -194,6 +198,7 @@ type worker struct {
 	// lazy are checkpoints that are not in the store yet, by partition, and lazyCount the events they have passed.
 	lazy      map[int]uint64
 	lazyCount int
+	committed time.Time // when the last commit was sent
 }
 
 func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
@@ -284,11 +289,29 @@ func (w *worker) more(ctx context.Context, last []millrace.Recorded) (events []m
 	}
 	e := &last[len(last)-1]
 	if head := w.r.store.Head().Position(e.Partition); head-e.Position < farBehind/uint64(len(w.views)) {
-		return nil, false
+		return w.gather(ctx)
 	}
 	select {
 	case events = <-w.in:
 		return events, true
+	case <-ctx.Done():
+		return nil, false
+	}
+}
+
+// gather waits for another batch as long as it is too early for a commit.
+func (w *worker) gather(ctx context.Context) (events []millrace.Recorded, ok bool) {
+	wait := w.r.o.Gather - w.r.o.Now().Sub(w.committed)
+	if w.r.o.Gather == 0 || wait <= 0 {
+		return nil, false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case events = <-w.in:
+		return events, true
+	case <-t.C:
+		return nil, false
 	case <-ctx.Done():
 		return nil, false
 	}
@@ -451,6 +474,7 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 		batches = append(batches, b)
 	}
 	if len(batches) > 0 {
+		w.committed = w.r.o.Now()
 		if err := w.r.store.CommitViews(ctx, batches); err != nil {
 			return err
 		}

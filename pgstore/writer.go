@@ -15,6 +15,10 @@ import (
 const (
 	maxRows  = 2048
 	maxBytes = 4 << 20
+	// A second writer is for what the first one would leave waiting for long: helpRows at least, or anything for helpAfter. Two
+	// that share less only make transactions smaller, and a transaction costs as much as some twenty commands.
+	helpRows  = 512
+	helpAfter = 20 * time.Millisecond
 )
 
 // request is one batch of a partition on its way to the database.
@@ -54,6 +58,9 @@ type queue struct {
 	busy   bool // somebody writes the partition
 	listed bool // it is in ready
 	last   millrace.Head
+	// broken is why a batch of decisions failed, until one comes that continues the durable head: those in between were
+	// made on top of the one that failed.
+	broken error
 }
 
 // writers write what is queued. Each takes all partitions that have something and that nobody else writes, into one
@@ -64,9 +71,11 @@ type writers struct {
 
 	mu      sync.Mutex
 	queues  []queue
-	ready   []int // in the order in which they got something
-	idle    int   // writers that may be started
-	pending int   // requests whose done was not called yet
+	ready   []int       // in the order in which they got something
+	rows    int         // about what is queued there
+	idle    int         // writers that may be started
+	late    *time.Timer // starts another one where there is something to write; nil while it is not set
+	pending int         // requests whose done was not called yet
 	closed  bool
 	since   time.Time // of closed
 	drained chan struct{}
@@ -110,6 +119,8 @@ func (w *writers) append(b *millrace.Batch, done func(error)) {
 	}
 	q.reqs = append(q.reqs, r)
 	w.pending++
+	rows, _ := r.size()
+	w.rows += rows
 	w.list(b.Partition)
 }
 
@@ -130,6 +141,9 @@ func (w *writers) check(q *queue, r *request) error {
 	for i := range b.Decisions {
 		d := &b.Decisions[i]
 		if d.Position != head.Position || i == 0 && b.Prev != head.Chain {
+			if i == 0 && q.broken != nil {
+				return q.broken
+			}
 			return fmt.Errorf("%w: the decisions do not continue partition %d", millrace.ErrInvalid, b.Partition)
 		}
 		if d.Status == millrace.StatusDead {
@@ -139,6 +153,7 @@ func (w *writers) check(q *queue, r *request) error {
 		}
 		head.Position += uint64(len(d.Events))
 	}
+	q.broken = nil
 	return nil
 }
 
@@ -150,9 +165,23 @@ func (w *writers) list(p int) {
 	}
 	q.listed = true
 	w.ready = append(w.ready, p)
-	if w.idle > 0 {
+	w.help(false)
+}
+
+// help starts a writer where there is none, or where those there are are not enough; w.mu is held.
+func (w *writers) help(late bool) {
+	switch {
+	case w.idle == 0 || len(w.ready) == 0:
+	case late || w.idle == w.d.o.Writers || w.rows >= helpRows:
 		w.idle--
 		go w.run()
+	case w.late == nil:
+		w.late = time.AfterFunc(helpAfter, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.late = nil
+			w.help(true)
+		})
 	}
 }
 
@@ -209,6 +238,7 @@ func (w *writers) take() []*part {
 			}
 			more, size := r.size()
 			rows, bytes = rows+more, bytes+size
+			w.rows -= more
 		}
 		p.reqs, p.from = q.reqs[:n:n], w.d.heads.get(p.partition)
 		if q.reqs = q.reqs[n:]; len(q.reqs) == 0 {
@@ -218,6 +248,8 @@ func (w *writers) take() []*part {
 	}
 	if parts == nil {
 		w.idle++
+	} else {
+		w.help(false) // with what this one leaves
 	}
 	return parts
 }
@@ -270,7 +302,7 @@ func (w *writers) spoil(partition int, epoch uint64, err error) {
 		}
 	}
 	if now := w.d.leases.epoch(partition); now == 0 || now == epoch {
-		q.last = w.d.heads.get(partition).Head
+		q.last, q.broken = w.d.heads.get(partition).Head, err
 	}
 }
 
@@ -284,7 +316,7 @@ func (w *writers) acquired(partition int, epoch uint64, until time.Time) {
 			r.err = millrace.ErrFenced
 		}
 	}
-	q.last = w.d.heads.get(partition).Head
+	q.last, q.broken = w.d.heads.get(partition).Head, nil
 	w.d.leases.set(partition, epoch, until)
 }
 

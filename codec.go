@@ -273,6 +273,11 @@ type Batch struct {
 	Accepted  []AcceptedCommand
 	Decisions []Decision
 	Prev      ChainHash // the partition's chain before the first decision. Set by the Store.
+	// InOrder has a [Shared] backend refuse the batch, by ErrConflict, where it has fresh decisions and the partition has
+	// undecided commands that neither the batch decides nor Held names: another node has kept them, and they may come
+	// before the fresh ones in their streams. Other backends need not look, since nobody else keeps commands there.
+	InOrder bool
+	Held    []string // ids of undecided commands that the owner has in its hands
 }
 
 // AcceptedCommand is a command that is kept before it is decided.

@@ -27,6 +27,10 @@ type Shared interface {
 	Driver
 	// Refresh is how often those who wait look for what other processes wrote.
 	Refresh() time.Duration
+	// Lookups is Lookup of many ids: one round trip, and an error for each.
+	Lookups(ctx context.Context, ids []string) ([]Outcome, []error)
+	// Versions are the newest versions of streams of one partition, 0 where one has no events: one round trip for many.
+	Versions(ctx context.Context, partition int, streams []Stream) ([]uint64, error)
 	// Resume is called before a consumer begins and reads its checkpoints. From then on its commits must continue what the
 	// backend has at the time of the call: one that is late, of an earlier run, must not come in between.
 	Resume(ctx context.Context, consumer string) error
@@ -40,7 +44,9 @@ type Driver interface {
 	// Append makes a batch durable. It returns at once; whoever calls it bounds what is on its way. done is called
 	// exactly once. Batches of one partition become durable in the order of the calls, and done is called in that
 	// order. done(nil) means: durable, and visible to every read below. Errors for done: ErrFenced, ErrFailed (nothing
-	// more will be acknowledged), ErrClosed, ErrInvalid (larger than the backend can hold). done must not block.
+	// more will be acknowledged), ErrClosed, ErrInvalid (larger than the backend can hold); of a [Shared] backend also
+	// ErrConflict and ErrUnavailable. After a batch with decisions failed, those that do not continue the durable head fail
+	// with the same error. done must not block.
 	Append(b *Batch, done func(error))
 	// Writable is nil, or why new facts would be refused now: ErrFull, ErrFailed, ErrClosed.
 	Writable() error

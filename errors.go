@@ -26,6 +26,13 @@ var (
 	ErrCorrupt = errors.New("corrupt")
 	// ErrFenced: the partition has another owner by now; nothing was written.
 	ErrFenced = errors.New("partition is owned by somebody else")
+	// ErrConflict: another node has kept or decided commands meanwhile that the batch should have known of, or an id has
+	// another content there. Nothing of the batch was written; the owner must go on from what the store has, see
+	// [Store.Reload].
+	ErrConflict = errors.New("another node has kept or decided commands meanwhile")
+	// ErrUnavailable: the backend's server does not answer, or refuses for reasons that pass: it restarts, fails over, has no
+	// connection left. It is transient; whether what was being written is there is not known.
+	ErrUnavailable = errors.New("database is unavailable")
 )
 
 // OverloadError says that a command was not accepted because too much waits already. Nothing was kept; the same

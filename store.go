@@ -53,6 +53,9 @@ func NewStore(d Driver) *Store {
 // Meta is the store's identity.
 func (s *Store) Meta() Meta { return s.meta }
 
+// Shared says whether other processes write to the store as well; see [Shared].
+func (s *Store) Shared() bool { return s.refresh > 0 }
+
 // Partitions is how many there are.
 func (s *Store) Partitions() int { return s.meta.Partitions }
 
@@ -119,7 +122,7 @@ func (s *Store) Own(partition int, epoch uint64) {
 // Epoch is the fencing token under which this node has last owned a partition; 0 on a store of one process.
 func (s *Store) Epoch(partition int) uint64 { return s.owned[partition].epoch.Load() }
 
-// Reload takes the partition's head from the backend again: after taking the partition over.
+// Reload takes the partition's head from the backend again: after taking the partition over, or after [ErrConflict].
 func (s *Store) Reload(partition int) { s.owned[partition].head = s.d.Heads()[partition] }
 
 // Writable, Lookup, Command, Pending, Backlog, Version, Events, Feed, Heads, Document, Documents, DropViews, Verify and Close
@@ -130,6 +133,18 @@ func (s *Store) Writable() error { return s.d.Writable() }
 
 // Lookup finds a command's outcome by its id.
 func (s *Store) Lookup(ctx context.Context, id string) (Outcome, error) { return s.d.Lookup(ctx, id) }
+
+// Lookups finds the outcomes of several commands, with an error for each.
+func (s *Store) Lookups(ctx context.Context, ids []string) ([]Outcome, []error) {
+	if shared, ok := s.d.(Shared); ok {
+		return shared.Lookups(ctx, ids)
+	}
+	outcomes, errs := make([]Outcome, len(ids)), make([]error, len(ids))
+	for i, id := range ids {
+		outcomes[i], errs[i] = s.d.Lookup(ctx, id)
+	}
+	return outcomes, errs
+}
 
 // Command reads an accepted command.
 func (s *Store) Command(ctx context.Context, id string) (Command, error) { return s.d.Command(ctx, id) }
@@ -145,6 +160,16 @@ func (s *Store) Backlog() int64 { return s.d.Backlog() }
 // Version is the stream's newest version, 0 where it has no events.
 func (s *Store) Version(ctx context.Context, stream Stream) (uint64, error) {
 	return s.d.Version(ctx, stream)
+}
+
+// Versions are the newest versions of streams of one partition, on a shared store; nil on others, where asking one by one
+// costs nothing.
+func (s *Store) Versions(ctx context.Context, partition int, streams []Stream) ([]uint64, error) {
+	shared, ok := s.d.(Shared)
+	if !ok {
+		return nil, nil
+	}
+	return shared.Versions(ctx, partition, streams)
 }
 
 // Events yields the stream's events from a version on.

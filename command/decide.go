@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ func (s *partition) decideAll(ctx context.Context, items []*item) {
 		s.postpone(items, err)
 		return
 	}
+	s.prefetch(ctx, items)
 	b := &millrace.Batch{Partition: s.index, Decisions: make([]millrace.Decision, 0, len(items))}
 	done := make([]*item, 0, len(items))
 	entries := make([]*entry, 0, len(items))
@@ -57,6 +60,11 @@ func (s *partition) send(b *millrace.Batch, done []*item, entries []*entry) {
 	s.mu.Lock()
 	for i, it := range done {
 		b.Decisions[i].Fresh = it.kept.CompareAndSwap(fresh, withFate)
+		b.InOrder = b.InOrder || b.Decisions[i].Fresh && s.p.direct
+		delete(s.held, it.cmd.ID)
+	}
+	if b.InOrder {
+		b.Held = slices.Collect(maps.Keys(s.held))
 	}
 	s.mu.Unlock()
 	s.commit(b, done, entries)
@@ -113,12 +121,17 @@ func (s *partition) spill(b *blocked, it *item) {
 	b.spilled = true
 	s.mu.Lock()
 	s.behind = true
+	if s.p.direct {
+		s.gather = true // what is kept alone now would make the store refuse what is in the queue
+	}
 	it.loaded, it.drained, it.blocked = false, false, false
+	s.hold(it) // until the loop has read it again
 	if it.kept.CompareAndSwap(fresh, alone) {
 		s.keep(it, false)
 		s.mu.Unlock()
 		return
 	}
+	s.kept.Add(1)
 	s.mu.Unlock()
 	// It stays among those in flight, where its waiters look for it: these are not more than the queue held.
 	s.discount(it)
@@ -249,7 +262,7 @@ func (s *partition) entry(ctx context.Context, stream millrace.Stream) (*entry, 
 	}
 	c, ok := s.p.registry.Category(stream)
 	if !ok {
-		version, err := s.p.store.Version(ctx, stream)
+		version, err := s.version(ctx, stream)
 		return &entry{stream: stream, folded: folded{version: version}}, err
 	}
 	began := s.p.o.Now()
@@ -263,6 +276,44 @@ func (s *partition) entry(ctx context.Context, stream millrace.Stream) (*entry, 
 	return e, nil
 }
 
+// prefetch asks a shared store for the versions of the streams that are not in memory, all at once: one by one each would
+// be a round trip, and most are new.
+func (s *partition) prefetch(ctx context.Context, items []*item) {
+	clear(s.versions)
+	if !s.p.store.Shared() {
+		return
+	}
+	var streams []millrace.Stream
+	for _, it := range items {
+		stream := it.cmd.Stream
+		if _, asked := s.versions[stream]; !asked && s.cache.entries[stream] == nil {
+			s.versions[stream] = 0
+			streams = append(streams, stream)
+		}
+	}
+	if len(streams) == 0 {
+		return
+	}
+	versions, err := s.p.store.Versions(ctx, s.index, streams)
+	if err != nil {
+		clear(s.versions) // each is asked for by itself, and fails by itself
+		return
+	}
+	for i, stream := range streams {
+		s.versions[stream] = versions[i]
+	}
+}
+
+// version is a stream's newest version as the store has it.
+func (s *partition) version(ctx context.Context, stream millrace.Stream) (uint64, error) {
+	if v, ok := s.versions[stream]; ok {
+		// Good for once: what is decided on it is in memory, or was and is now in the store.
+		delete(s.versions, stream)
+		return v, nil
+	}
+	return s.p.store.Version(ctx, stream)
+}
+
 // load reads a state. A fold that panics is an error like any other.
 func (s *partition) load(ctx context.Context, c *millrace.Category, stream millrace.Stream) (f folded, err error) {
 	defer func() {
@@ -270,7 +321,11 @@ func (s *partition) load(ctx context.Context, c *millrace.Category, stream millr
 			err = fmt.Errorf("%w: folding the stream panicked: %v", millrace.ErrCorrupt, r)
 		}
 	}()
-	return s.p.loader.load(ctx, c, stream, 0)
+	newest, err := s.version(ctx, stream)
+	if err != nil {
+		return f, err
+	}
+	return s.p.loader.load(ctx, c, stream, newest)
 }
 
 // run runs the pure part of a decision: the events, encoded, and the state after them, or a refusal. A panic or a

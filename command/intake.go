@@ -107,9 +107,18 @@ func (it *item) wait() <-chan struct{} {
 func (it *item) receipt(replayed bool) *millrace.Receipt {
 	var w millrace.Waiter = it
 	if it.forgotten || it.kept.Load() == fromStore && !it.ended.Load() {
-		w = &absent{p: it.p, id: it.cmd.ID}
+		w = &absent{p: it.p, cmd: it.bare(), fp: it.fp}
 	}
 	return millrace.NewPendingReceipt(it.cmd.ID, it.cmd.Stream, replayed, w)
+}
+
+// bare is the command without its decoded body, which the loop may be about to make.
+func (it *item) bare() millrace.Command {
+	c := &it.cmd
+	return millrace.Command{
+		ID: c.ID, Stream: c.Stream, Type: c.Type, Data: c.Data, Time: c.Time, Expected: c.Expected,
+		CorrelationID: c.CorrelationID, CausationID: c.CausationID, Source: c.Source,
+	}
 }
 
 // Await implements millrace.Waiter.
@@ -127,26 +136,23 @@ func (it *item) Await(ctx context.Context) (millrace.Outcome, error) {
 	return it.outcome, nil
 }
 
-// absent waits for a command that is in the store only. A backlog may be long, so such commands take no memory until
+// absent waits for a command that is in the store only. A backlog may be long, so such commands are not in the flight until
 // somebody waits for one.
 type absent struct {
-	p  *Processor
-	id string
+	p   *Processor
+	cmd millrace.Command
+	fp  millrace.Fingerprint
 }
 
 // Await implements millrace.Waiter. It puts an item into the flight first and looks into the store then: the loop,
 // which does it the other way round, meets the item or has decided already.
 func (a *absent) Await(ctx context.Context) (millrace.Outcome, error) {
-	c, err := a.p.store.Command(ctx, a.id)
-	if err != nil {
-		return millrace.Outcome{}, err
-	}
-	it := a.p.newItem(c, c.Fingerprint(), a.p.o.Now())
+	it := a.p.newItem(a.cmd, a.fp, a.p.o.Now())
 	it.kept.Store(fromStore)
 	it.storedIs(nil)
 	it = a.p.flight.wait(it)
 	defer a.p.flight.unwait(it)
-	o, err := a.p.store.Lookup(ctx, a.id)
+	o, err := a.p.store.Lookup(ctx, a.cmd.ID)
 	if err != nil {
 		return o, err
 	}
@@ -278,7 +284,7 @@ func (f *flight) drain(each func(*item)) {
 
 // Accept implements millrace.Intake.
 func (p *Processor) Accept(ctx context.Context, c millrace.Command) (*millrace.Receipt, error) {
-	it, replayed, err := p.submit(ctx, c, nil)
+	it, replayed, err := p.submit(ctx, c)
 	if err != nil {
 		p.o.Observer.Rejected(err)
 		return nil, err
@@ -304,74 +310,34 @@ func (p *Processor) stored(ctx context.Context, it *item, replayed bool) (*millr
 	return it.receipt(replayed), nil
 }
 
-// acceptGroup is how many commands of one call go to a loop at once: enough to share a commit's cost, and few enough
-// that the loops begin while the rest is still being looked at.
-const acceptGroup = 64
-
-// AcceptAll implements millrace.Intake.
-func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
-	type waiting struct {
-		it       *item
-		replayed bool
-	}
-	out := make([]millrace.Accepted, len(cs))
-	items := make([]waiting, len(cs))
-	settled := 0
-	// They go to the loops in groups: a loop that is woken for the first one of many decides it alone.
-	groups := make([][]*item, len(p.parts))
-	put := func() {
-		for i, g := range groups {
-			if len(g) > 0 {
-				p.parts[i].put(g...)
-				groups[i] = g[:0]
-			}
+// submit checks a command and finds out whether it is known. If not, it is admitted, and its loop must get it.
+func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, replayed bool, err error) {
+	for {
+		it, met, err := p.enter(c)
+		if err != nil {
+			return nil, false, err
+		}
+		if met == nil {
+			o, err := p.store.Lookup(ctx, c.ID)
+			return p.settleIn(it, &o, err)
+		}
+		if met.fp == it.fp {
+			return met, true, nil
+		}
+		if err := met.reuse(ctx); err != nil {
+			return nil, false, err
 		}
 	}
-	settle := func(upTo int) {
-		put()
-		for ; settled < upTo; settled++ {
-			if w := items[settled]; w.it != nil {
-				out[settled].Receipt, out[settled].Err = p.stored(ctx, w.it, w.replayed)
-				items[settled].it = nil
-			}
-		}
-	}
-	for i := range cs {
-		for {
-			it, replayed, err := p.submit(ctx, cs[i], put)
-			var full *millrace.OverloadError
-			if errors.As(err, &full) && full.What == queueName && settled < i {
-				// Our own commands fill the queue: let them through first.
-				settle(i)
-				continue
-			}
-			if err != nil {
-				p.o.Observer.Rejected(err)
-				out[i].Err = err
-			}
-			items[i] = waiting{it, replayed}
-			if err == nil && !replayed {
-				g := append(groups[it.partition], it)
-				if groups[it.partition] = g; len(g) >= acceptGroup {
-					p.parts[it.partition].put(g...)
-					groups[it.partition] = g[:0]
-				}
-			}
-			break
-		}
-	}
-	settle(len(cs))
-	return out
 }
 
-// submit checks a command and finds out whether it is known. If not, it is admitted, and its loop must get it. put, where
-// there is one, hands over what the caller has held back: the command may have to wait for one of those.
-func (p *Processor) submit(ctx context.Context, c millrace.Command, put func()) (it *item, replayed bool, err error) {
+// enter checks a command and puts it into the flight. met is the item that has its id there already; the new one is then
+// nowhere.
+func (p *Processor) enter(c millrace.Command) (it, met *item, err error) {
 	if err := check(&c); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	if p.closed.Load() {
-		return nil, false, millrace.ErrClosed
+		return nil, nil, millrace.ErrClosed
 	}
 	now := p.o.Now()
 	if c.Time.IsZero() {
@@ -383,31 +349,28 @@ func (p *Processor) submit(ctx context.Context, c millrace.Command, put func()) 
 	}
 	it = p.newItem(c, c.Fingerprint(), now)
 	it.map_(p.registry)
-	for {
-		other := p.flight.enter(it)
-		if other == nil {
-			break
-		}
-		if other.fp == it.fp {
-			return other, true, nil
-		}
-		// The other one has the id only if it is kept: it may be the one that is refused.
-		if put != nil {
-			put()
-		}
-		select {
-		case <-other.stored:
-		case <-ctx.Done():
-			return nil, false, ctx.Err()
-		}
-		if other.err == nil {
-			return nil, false, millrace.ErrKeyReused
-		}
+	return it, p.flight.enter(it), nil
+}
+
+// reuse waits for what becomes of an item whose id another content wants. That is refused only if this one is kept: this
+// one may be the one that is refused.
+func (it *item) reuse(ctx context.Context) error {
+	select {
+	case <-it.stored:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	o, err := p.store.Lookup(ctx, c.ID)
+	if it.err == nil {
+		return millrace.ErrKeyReused
+	}
+	return nil
+}
+
+// settleIn goes on with an item that has entered the flight, when the store has answered for its id.
+func (p *Processor) settleIn(it *item, o *millrace.Outcome, err error) (_ *item, replayed bool, _ error) {
 	switch {
 	case err == nil:
-		return p.known(it, o)
+		return p.known(it, *o)
 	case !errors.Is(err, millrace.ErrNotFound):
 		return nil, false, p.giveUp(it, err)
 	}

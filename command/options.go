@@ -27,8 +27,9 @@ type Options struct {
 	Attempts int
 	// Paused accepts commands and decides none.
 	Paused bool
-	// Shared: other nodes accept and decide on the same store. Every command is kept alone first, in the order that all
-	// nodes share, and Run decides none: [Processor.Serve] decides those of one partition while this node owns it.
+	// Shared: other nodes accept and decide on the same store. Run decides none: [Processor.Serve] decides those of one
+	// partition while this node owns it. A command is kept alone first, in the order that all nodes share, but where its
+	// owner takes it itself and no other node has kept one in the partition for a while.
 	Shared bool
 	// Observer is told what happens. Defaults to nobody.
 	Observer Observer
@@ -75,6 +76,8 @@ const (
 	// stuckAfter is how long a command may wait for its loop before it is kept without its decision. A loop that keeps up
 	// takes well under a millisecond.
 	stuckAfter = 20 * time.Millisecond
+	// stuckAfterShared is the same on a shared store, where a loop that keeps up may still wait for a round trip or two.
+	stuckAfterShared = 250 * time.Millisecond
 	// firstRetry and lastRetry bound the waits between attempts.
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 5 * time.Second

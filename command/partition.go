@@ -22,8 +22,15 @@ type partition struct {
 	queue []*item
 	// working are the items the loop has taken and not committed yet; rescue looks at them too.
 	working []*item
-	// behind: undecided commands are in the store that the loop does not have. New ones are then kept alone, behind them.
-	behind   bool
+	// behind: undecided commands may be in the store that the loop does not have. New ones are then kept alone, behind
+	// them.
+	behind bool
+	// gather has new commands wait in the queue although the loop is behind: it is about to have caught up, and would never
+	// if it had to wait for a moment in which nobody keeps one. Nothing of the queue is decided meanwhile.
+	gather bool
+	// held are the ids of the commands that are in the store undecided and that the loop knows of, for the store to let
+	// others pass them by. Of a shared store only.
+	held     map[string]struct{}
 	inFlight int // decisions on their way to the disk
 	bytes    int // of their commands
 	maxBytes int // of them, at the most
@@ -33,11 +40,19 @@ type partition struct {
 	// mu: a store that refuses at once calls back while mu is held. Only who holds mu counts up.
 	alone  atomic.Int64
 	failed atomic.Pointer[error]
+	// kept counts the commands that this node has left to the store since the partition is served: what is found there
+	// beyond that is other nodes'.
+	kept atomic.Int64
 
-	// The loop's own: streams that wait for another attempt, in the order of their items.
+	// The loop's own: versions of streams that were asked for ahead, for the commands at hand.
+	versions map[millrace.Stream]uint64
+	// Streams that wait for another attempt, in the order of their items.
 	blocked map[millrace.Stream]*blocked
-	waiting int  // items in blocked
-	skipped bool // the last look at the backlog left commands of blocked streams there
+	waiting int       // items in blocked
+	skipped bool      // the last look at the backlog left commands of blocked streams there
+	found   int64     // commands found in the store, see kept
+	foreign time.Time // when another node's were last among them
+	refused time.Time // when the store last refused a commit because of them
 }
 
 // blocked is a stream whose next command could not be decided for a reason that may pass. Its later commands wait
@@ -68,7 +83,9 @@ func newPartition(p *Processor, index int) *partition {
 	return &partition{
 		p: p, index: index, wake: make(chan struct{}, 1), behind: true,
 		cache:    p.newCache(),
+		held:     map[string]struct{}{},
 		blocked:  map[millrace.Stream]*blocked{},
+		versions: map[millrace.Stream]uint64{},
 		maxBytes: max(maxQueueBytes/p.store.Partitions(), minInFlightBytes),
 	}
 }
@@ -90,7 +107,7 @@ func (s *partition) put(items ...*item) {
 			s.p.release(1, len(it.cmd.Data))
 			_ = s.p.giveUp(it, millrace.ErrClosed)
 		}
-	case s.behind:
+	case s.behind && !s.gather:
 		for _, it := range items {
 			it.admitted = true
 			it.kept.Store(alone)
@@ -114,6 +131,11 @@ func (s *partition) put(items ...*item) {
 // stays with the loop where the loop has it, else the loop will find it in the store.
 func (s *partition) keep(it *item, loopHasIt bool) {
 	s.alone.Add(1)
+	if loopHasIt {
+		s.hold(it)
+	} else {
+		s.kept.Add(1)
+	}
 	admitted := it.admitted && !loopHasIt
 	if admitted {
 		it.admitted = false
@@ -149,10 +171,14 @@ func (s *partition) fail(err error) {
 	}
 }
 
-// rescue keeps commands alone that came before a time and have not been decided.
+// rescue keeps commands alone that came before a time and have not been decided. On a shared store not while decisions are
+// on their way: the command would be written behind them, and would get before them where they are refused.
 func (s *partition) rescue(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.p.o.Shared && s.inFlight > 0 {
+		return
+	}
 	for _, list := range [][]*item{s.working, s.queue} {
 		for _, it := range list {
 			if it.began.Before(before) && it.kept.CompareAndSwap(fresh, alone) {
@@ -223,6 +249,9 @@ func (s *partition) take() (items []*item, behind bool, err error) {
 		}
 	}
 	n := min(len(s.queue), s.p.o.MaxBatch)
+	if s.gather {
+		n = 0
+	}
 	if items == nil {
 		items = s.queue[:n:n]
 	} else {
@@ -259,11 +288,7 @@ func (s *partition) nextTry(behind bool) (time.Duration, bool) {
 	if !s.roomInFlight() {
 		return 0, false
 	}
-	wait, ok := time.Duration(0), false
-	// What was skipped is for the blocked streams' own time, and of what other nodes keep the store tells.
-	if behind && !s.skipped && !s.p.o.Shared {
-		wait, ok = firstRetry, true
-	}
+	wait, ok := s.nextDrain(behind)
 	now := s.p.o.Now()
 	for _, b := range s.blocked {
 		if len(b.items) == 0 {
@@ -280,9 +305,15 @@ func (s *partition) nextTry(behind bool) (time.Duration, bool) {
 // It returns false when it must be called again later.
 func (s *partition) drain(ctx context.Context) (more bool, err error) {
 	// What is decided but not yet on disk would be read as undecided. And what waits for another attempt takes memory.
-	if !s.settled() || s.waiting > s.maxWaiting() {
+	if s.waiting > s.maxWaiting() {
+		s.ungather()
 		return false, nil
 	}
+	if !s.settled() {
+		return false, nil
+	}
+	rest := s.alone.Load() == 0
+	quiet := rest && s.gathers() // whatever is kept alone from here on is the loop's already
 	found := 0
 	s.skipped = false
 	for page, err := range s.pages(ctx) {
@@ -305,45 +336,92 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 			break // the rest stays in the store
 		}
 	}
-	if found > 0 {
-		return true, nil
+	if s.found += int64(found); s.found > s.kept.Load() {
+		s.foreign = s.p.o.Now()
+		s.found = s.kept.Load()
 	}
-	if s.p.o.Shared {
+	return s.turn(found, rest, quiet), nil
+}
+
+// turn lets new commands come through memory again when nothing is left in the store, in two steps: it has them gathered,
+// waits for those that are being kept alone, and finds nothing at the next look. rest and quiet say how it was when the
+// look began. It returns whether to look again at once.
+func (s *partition) turn(found int, rest, quiet bool) (more bool) {
+	if found == 0 && rest && !s.skipped {
 		s.unspill()
-		return false, nil // other nodes may keep some at any time
 	}
-	// Nothing was left when we looked. If nothing has been accepted alone since, nothing is left now.
+	if s.skipped || !s.mayTurn() || found > s.p.o.MaxBatch {
+		s.ungather()
+		return found > 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.alone.Load() > 0 {
-		return false, nil
+	if found == 0 && quiet {
+		s.behind, s.gather = false, false
+		return true
 	}
-	for it, err := range s.undecided(ctx) {
-		if err != nil {
-			return false, err
-		}
-		if !it.loaded {
-			return true, nil
-		}
+	s.gather = true
+	return found > 0 || s.alone.Load() == 0
+}
+
+// ungather leaves to the store what was gathered, behind what was kept there before.
+func (s *partition) ungather() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.gather {
+		return
 	}
-	if !s.unspill() {
-		return false, nil
+	s.gather = false
+	for _, it := range s.queue {
+		s.hand(it)
 	}
-	s.behind = false
-	return true, nil
+	s.queue = nil
+}
+
+// mayTurn says whether new commands may be decided without being kept first. On a shared store not where other nodes have
+// just kept some: the next of theirs would make the store refuse ours.
+func (s *partition) mayTurn() bool {
+	return !s.p.o.Shared || s.p.direct && s.p.o.Now().Sub(s.foreign) >= calm
+}
+
+// calm is for how long no other node must have kept a command in a partition before its owner decides its own without
+// keeping them first.
+const calm = time.Second
+
+// nextDrain is when the loop must look at the backlog again by itself. Of what other nodes keep, the store tells; what was
+// skipped is for the blocked streams' own time.
+func (s *partition) nextDrain(behind bool) (time.Duration, bool) {
+	switch {
+	case !behind || s.skipped:
+		return 0, false
+	case !s.p.o.Shared || s.gathers():
+		return firstRetry, true
+	case !s.p.direct:
+		return 0, false
+	}
+	return max(calm-s.p.o.Now().Sub(s.foreign), firstRetry), true
+}
+
+func (s *partition) gathers() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gather
+}
+
+// hold notes a command that is undecided in the store and in the loop's hands; s.mu is held.
+func (s *partition) hold(it *item) {
+	if s.p.direct {
+		s.held[it.cmd.ID] = struct{}{}
+	}
 }
 
 // unspill forgets which streams had commands in the store, once nothing is left there.
-func (s *partition) unspill() bool {
-	if s.skipped {
-		return false
-	}
+func (s *partition) unspill() {
 	for stream, b := range s.blocked {
 		if b.spilled = false; len(b.items) == 0 {
 			delete(s.blocked, stream)
 		}
 	}
-	return true
 }
 
 // maxWaiting bounds how much of a backlog is in memory because it waits for another attempt.
@@ -373,8 +451,8 @@ func (s *partition) undecided(ctx context.Context) iter.Seq2[*item, error] {
 				yield(nil, err)
 				return
 			}
-			if s.blocked[c.Command.Stream].full() {
-				s.skipped = true
+			if b := s.blocked[c.Command.Stream]; b.full() {
+				s.skipped, b.spilled = true, true
 				continue
 			}
 			it := s.p.newItem(*c.Command, c.Fingerprint, s.p.o.Now())
@@ -404,6 +482,7 @@ func (s *partition) pages(ctx context.Context) iter.Seq2[[]*item, error] {
 			s.mu.Lock()
 			had := it.loaded
 			it.loaded, it.drained = true, true
+			s.hold(it)
 			s.mu.Unlock()
 			if had {
 				continue

@@ -25,6 +25,9 @@ type Processor struct {
 	inBytes  atomic.Int64
 	closed   atomic.Bool
 	serving  sync.WaitGroup
+	// direct: the store refuses what would come before other nodes' commands, so that the owner of a partition may decide
+	// its own without keeping them first.
+	direct bool
 }
 
 var _ millrace.Intake = (*Processor)(nil)
@@ -35,6 +38,7 @@ func New(store *millrace.Store, registry *millrace.Registry, opts *Options) *Pro
 		o: opts.withDefaults(), store: store, registry: registry,
 		loader: loader{store: store, registry: registry}, flight: newFlight(),
 	}
+	p.direct = p.o.Shared && store.Shared()
 	for i := range store.Partitions() {
 		p.parts = append(p.parts, newPartition(p, i))
 	}
@@ -81,7 +85,11 @@ func (p *Processor) end() {
 // rescue keeps commands alone that have waited too long for their loop, so that a slow decision does not keep others
 // from being accepted.
 func (p *Processor) rescue(ctx context.Context) error {
-	t := time.NewTicker(stuckAfter)
+	after := stuckAfter
+	if p.o.Shared {
+		after = stuckAfterShared
+	}
+	t := time.NewTicker(after)
 	defer t.Stop()
 	for {
 		select {
@@ -89,7 +97,7 @@ func (p *Processor) rescue(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		before := p.o.Now().Add(-stuckAfter)
+		before := p.o.Now().Add(-after)
 		for _, part := range p.parts {
 			part.rescue(before)
 		}

@@ -33,17 +33,48 @@ func (p *Processor) Serve(ctx context.Context, partition int) error {
 		return nil
 	}
 	s := p.parts[partition]
-	s.signal() // the backlog comes first
-	err := s.run(ctx)
-	s.retire()
-	if err != nil {
-		return fmt.Errorf("partition %d: %w", partition, err)
+	for {
+		s.serve()
+		err := s.run(ctx)
+		s.retire()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() == nil && errors.Is(err, millrace.ErrConflict) && s.calmed():
+			p.o.Logger.Debug("other nodes' commands come first", "partition", partition, "error", err)
+			p.store.Reload(partition)
+		default:
+			return fmt.Errorf("partition %d: %w", partition, err)
+		}
 	}
-	return nil
+}
+
+// serve begins: the backlog comes first.
+func (s *partition) serve() {
+	s.kept.Store(s.alone.Load())
+	s.found = 0
+	s.signal()
+}
+
+// calmed notes that the store has refused a commit because of other nodes' commands. It is false where that happens again at
+// once: then something else is wrong.
+func (s *partition) calmed() bool {
+	now := s.p.o.Now()
+	again := now.Sub(s.refused) < calm
+	s.refused, s.foreign = now, now
+	return !again
 }
 
 // Look makes the loop of a partition look for commands that other nodes have kept.
-func (p *Processor) Look(partition int) { p.parts[partition].signal() }
+func (p *Processor) Look(partition int) {
+	s := p.parts[partition]
+	s.mu.Lock()
+	if !s.behind {
+		s.behind, s.gather = true, true
+	}
+	s.mu.Unlock()
+	s.signal()
+}
 
 // lost ends an item whose commit failed. On a shared store another node may have the partition by now: the command is
 // kept for it.
@@ -61,38 +92,50 @@ func (s *partition) lost(it *item, err error) {
 // hand leaves an item to the store; s.mu is held.
 func (s *partition) hand(it *item) {
 	it.loaded, it.drained, it.blocked = false, false, false
+	delete(s.held, it.cmd.ID)
 	if it.kept.CompareAndSwap(fresh, alone) || it.kept.CompareAndSwap(withFate, alone) {
 		s.keep(it, false)
 		return
 	}
 	// It is in the store. Those who wait for it find it among the ones in flight.
+	s.kept.Add(1)
 	s.discount(it)
 	s.p.flight.unhold(it)
 }
 
-// retire gives everything back that the loop has.
+// retire gives everything back that the loop has: first what is on its way and may be refused, then what it had taken and
+// not begun with, then what waited behind that. Until then new commands wait in the queue, so that those that came
+// together stay in their order.
 func (s *partition) retire() {
 	s.mu.Lock()
-	for _, it := range s.queue {
+	s.behind, s.gather = true, true
+	for s.inFlight > 0 {
+		s.mu.Unlock()
+		<-s.wake
+		s.mu.Lock()
+	}
+	for _, it := range s.working {
 		s.hand(it)
 	}
-	s.queue, s.working = nil, nil
 	for _, b := range s.blocked {
 		for _, it := range b.items {
 			s.hand(it)
 		}
 	}
-	s.mu.Unlock()
-	for {
-		s.mu.Lock()
-		n := s.inFlight + int(s.alone.Load())
-		s.mu.Unlock()
-		if n == 0 {
-			break
-		}
-		<-s.wake
+	for _, it := range s.queue {
+		s.hand(it)
 	}
+	s.queue, s.working = nil, nil
+	s.gather = false
+	for s.alone.Load() > 0 {
+		s.mu.Unlock()
+		<-s.wake
+		s.mu.Lock()
+	}
+	clear(s.held)
+	s.mu.Unlock()
 	clear(s.blocked)
+	clear(s.versions)
 	s.waiting, s.skipped = 0, false
 	s.cache = s.p.newCache()
 	s.failed.Store(nil)

@@ -59,20 +59,13 @@ func (f *folded) apply(c *millrace.Category, e *millrace.Recorded, body any) {
 	f.weight = weigh(f.weight, len(e.Data))
 }
 
-// load returns the stream's state at its newest version, or at until (0: the newest).
+// load returns the stream's state at a version that it has.
 func (l *loader) load(ctx context.Context, c *millrace.Category, s millrace.Stream, until uint64) (f folded, err error) {
-	newest, err := l.store.Version(ctx, s)
-	if err != nil {
-		return f, err
-	}
-	if until == 0 || until > newest {
-		until = newest
-	}
 	f.state = c.Initial(s)
 	if until == 0 {
 		return f, nil
 	}
-	if newest >= SnapshotEvery {
+	if until >= SnapshotEvery {
 		if snap, ok := l.snapshot(ctx, c, s); ok && snap.version <= until {
 			f = snap
 		}

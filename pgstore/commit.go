@@ -15,7 +15,7 @@ import (
 // How many parameters the functions of the migrations have.
 const (
 	keepParams   = 14
-	decideParams = 56
+	decideParams = 58
 	viewParams   = 25
 )
 
@@ -29,6 +29,8 @@ type commit struct {
 	hEpoch, hPosition, hOrdinal      []int64
 	nPosition, nOrdinal              []int64
 	hChain, nChain                   [][]byte
+	gPartition                       []int32 // those with fresh decisions that must come in order
+	gHeld                            []string
 	partition                        []int32 // of the commands that are kept
 	id, stream, typ                  []string
 	correlation, causation, source   []string
@@ -65,7 +67,7 @@ func some(b []byte) []byte {
 
 // build lays out the rows of all requests that are not refused.
 func (w *writers) build(parts []*part) *commit {
-	c := &commit{seen: map[string]*millrace.Fingerprint{}}
+	c := &commit{seen: map[string]*millrace.Fingerprint{}, gHeld: []string{}} // a null would let everything pass
 	for _, p := range parts {
 		at := p.from
 		for i, r := range p.reqs {
@@ -84,10 +86,15 @@ func (w *writers) build(parts []*part) *commit {
 				a := &r.batch.Accepted[i]
 				c.keep(p.partition, a.Command, &a.Fingerprint, false)
 			}
+			inOrder := false
 			for i := range r.batch.Decisions {
 				at.ordinal++
-				c.decide(p.partition, &r.batch.Decisions[i], at.ordinal)
+				fresh := c.decide(p.partition, &r.batch.Decisions[i], at.ordinal)
+				inOrder = inOrder || fresh && r.batch.InOrder
 				at.Head = r.batch.Decisions[i].Head()
+			}
+			if inOrder {
+				c.guard(p.partition, r.batch.Held)
 			}
 		}
 		if p.to = at; at.ordinal > p.from.ordinal {
@@ -134,6 +141,14 @@ func (c *commit) move(p *part) {
 	c.nChain = append(c.nChain, p.to.Chain[:])
 }
 
+// guard has the fresh decisions of a partition refused where another node has kept commands there.
+func (c *commit) guard(partition int, held []string) {
+	if n := len(c.gPartition); n == 0 || c.gPartition[n-1] != int32(partition) { //nolint:gosec // below MaxPartitions
+		c.gPartition = append(c.gPartition, int32(partition)) //nolint:gosec // below MaxPartitions
+	}
+	c.gHeld = append(c.gHeld, held...)
+}
+
 // keep adds a command; false where the transaction has it already.
 func (c *commit) keep(partition int, cmd *millrace.Command, fp *millrace.Fingerprint, fresh bool) bool {
 	if c.seen[cmd.ID] != nil {
@@ -163,10 +178,10 @@ func (c *commit) keep(partition int, cmd *millrace.Command, fp *millrace.Fingerp
 	return true
 }
 
-// decide adds a decision with its events.
-func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) {
+// decide adds a decision with its events. It says whether the command comes with it.
+func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fresh bool) {
 	cmd, p := d.Command, int32(partition) //nolint:gosec // below MaxPartitions
-	fresh := d.Fresh && c.keep(partition, cmd, &d.Fingerprint, true)
+	fresh = d.Fresh && c.keep(partition, cmd, &d.Fingerprint, true)
 	if !fresh {
 		c.settled++
 	}
@@ -206,6 +221,7 @@ func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) {
 			c.docs.put(&doc, nil)
 		}
 	}
+	return fresh
 }
 
 func (c *commit) keepArgs(claim bool) []any {
@@ -216,7 +232,7 @@ func (c *commit) keepArgs(claim bool) []any {
 
 func (c *commit) decideArgs(claim bool) []any {
 	args := make([]any, 0, decideParams)
-	args = append(args, claim, c.hPartition, c.hEpoch, c.hPosition, c.hChain, c.hOrdinal, c.nPosition, c.nChain, c.nOrdinal)
+	args = append(args, claim, c.hPartition, c.hEpoch, c.hPosition, c.hChain, c.hOrdinal, c.nPosition, c.nChain, c.nOrdinal, c.gPartition, c.gHeld)
 	args = append(args, c.keepArgs(claim)[1:]...)
 	args = append(args, c.oPartition, c.oOrdinal, c.oCommand, c.oFresh, c.oStatus, c.oPosition, c.oVersion, c.oEvents, c.oTime,
 		c.oStream, c.oCorrelation, c.oFingerprint, c.oEncoded, c.oChain)

@@ -13,34 +13,29 @@ import (
 )
 
 var (
-	// ErrUnavailable: the database does not answer, or refuses for reasons that pass: it restarts, fails over, has no
-	// connection left. It is transient; whether what was being written is there is not known.
-	ErrUnavailable = errors.New("database is unavailable")
-	// ErrConflict: another node has kept or decided a command of the batch meanwhile, or its id has another
-	// content. Nothing of the batch was written. See [ConflictError] for the commands.
-	ErrConflict = errors.New("command was decided meanwhile or its id has another content")
 	// ErrSchema: the tables are not those that this version works with.
 	ErrSchema = errors.New("database schema")
 )
 
-// ConflictError says which commands made a batch fail. It is [ErrConflict].
+// ConflictError says which commands made a batch fail. It is [millrace.ErrConflict].
 type ConflictError struct {
 	Partition int
 	IDs       []string // of the commands, in no order; empty where the database did not say
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("partition %d: %d commands: %v", e.Partition, len(e.IDs), ErrConflict)
+	return fmt.Sprintf("partition %d: %d commands: %v", e.Partition, len(e.IDs), millrace.ErrConflict)
 }
 
-// Unwrap makes errors.Is find ErrConflict.
-func (e *ConflictError) Unwrap() error { return ErrConflict }
+// Unwrap makes errors.Is find millrace.ErrConflict.
+func (e *ConflictError) Unwrap() error { return millrace.ErrConflict }
 
 // The states that the functions of the migrations raise.
 const (
 	stateFenced   = "MR001"
 	stateConflict = "MR002"
 	stateToken    = "MR003"
+	stateBehind   = "MR004"
 )
 
 // fault is what an error of the database means to a writer.
@@ -50,7 +45,7 @@ const (
 	faultNone     fault = iota
 	faultPasses         // try again; what was sent may have been written
 	faultFenced         // stateFenced
-	faultConflict       // stateConflict, or a unique index that says the same
+	faultConflict       // stateConflict, stateBehind, or a unique index that says the same
 	faultToken          // stateToken
 	faultInvalid        // the input cannot be kept
 	faultFull           // no room on the disk: it passes when somebody makes room
@@ -70,7 +65,7 @@ func classify(err error) fault {
 	switch pg.Code {
 	case stateFenced:
 		return faultFenced
-	case stateConflict, "23505": // unique_violation
+	case stateConflict, stateBehind, "23505": // unique_violation
 		return faultConflict
 	case stateToken:
 		return faultToken
@@ -100,7 +95,7 @@ func conflicting(err error) []string {
 }
 
 // unavailable wraps an error that passes.
-func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
+func unavailable(err error) error { return fmt.Errorf("%w: %w", millrace.ErrUnavailable, err) }
 
 // readError is what a reader is told of an error of the database.
 func readError(ctx context.Context, err error) error {
@@ -109,7 +104,7 @@ func readError(ctx context.Context, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, millrace.ErrClosed), errors.Is(err, millrace.ErrCorrupt), errors.Is(err, ErrUnavailable):
+	case errors.Is(err, millrace.ErrClosed), errors.Is(err, millrace.ErrCorrupt), errors.Is(err, millrace.ErrUnavailable):
 		return err
 	case classify(err) == faultInvalid:
 		return fmt.Errorf("%w: %w", millrace.ErrInvalid, err)

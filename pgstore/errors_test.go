@@ -53,7 +53,7 @@ func TestWritableSaysWhatPasses(t *testing.T) {
 	must(t, commitOne(s, 1, decided(command("c", 1), true, 1)))
 	must(t, s.Writable())
 	d.reached(io.EOF, true)
-	if err := s.Writable(); err != nil && (!errors.Is(err, ErrUnavailable) || !millrace.IsTransient(err)) {
+	if err := s.Writable(); err != nil && (!errors.Is(err, millrace.ErrUnavailable) || !millrace.IsTransient(err)) {
 		t.Errorf("a lost connection: %v", err)
 	}
 }

@@ -253,22 +253,22 @@ func TestDatabaseAway(t *testing.T) {
 	must(t, proxy.Refuse(true))
 	proxy.Cut()
 	err := s.Accept(patient(t), 2, []millrace.AcceptedCommand{accepted(command("away", 2))})
-	if !errors.Is(err, ErrUnavailable) || !millrace.IsTransient(err) {
+	if !errors.Is(err, millrace.ErrUnavailable) || !millrace.IsTransient(err) {
 		t.Errorf("an acceptance says %v", err)
 	}
-	if err := s.Writable(); !errors.Is(err, ErrUnavailable) || errors.Is(err, millrace.ErrFailed) {
+	if err := s.Writable(); !errors.Is(err, millrace.ErrUnavailable) || errors.Is(err, millrace.ErrFailed) {
 		t.Errorf("the store says that it is %v", err)
 	}
-	if err := commitOne(s, 0, decided(command("unsure", 0), true, 1)); !errors.Is(err, ErrUnavailable) {
+	if err := commitOne(s, 0, decided(command("unsure", 0), true, 1)); !errors.Is(err, millrace.ErrUnavailable) {
 		t.Errorf("a decision says %v", err)
 	}
 	if err := commitOne(s, 0, decided(command("behind", 0), true, 1)); !errors.Is(err, millrace.ErrFenced) {
 		t.Errorf("a decision behind one of which nobody knows says %v", err)
 	}
-	if _, err := s.Lookup(patient(t), "before"); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.Lookup(patient(t), "before"); !errors.Is(err, millrace.ErrUnavailable) {
 		t.Errorf("a lookup says %v", err)
 	}
-	if err := s.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Partition: 1}}); !errors.Is(err, ErrUnavailable) {
+	if err := s.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Partition: 1}}); !errors.Is(err, millrace.ErrUnavailable) {
 		t.Errorf("views say %v", err)
 	}
 	must(t, proxy.Refuse(false))
@@ -307,7 +307,7 @@ func TestReadOnlyDatabase(t *testing.T) {
 	must(t, commitOne(s, 0, decided(command("before", 0), true, 1)))
 	must(t, server.ReadOnly(true))
 	err := s.Accept(patient(t), 2, []millrace.AcceptedCommand{accepted(command("refused", 2))})
-	if !errors.Is(err, ErrUnavailable) || !errors.Is(s.Writable(), ErrUnavailable) {
+	if !errors.Is(err, millrace.ErrUnavailable) || !errors.Is(s.Writable(), millrace.ErrUnavailable) {
 		t.Errorf("an acceptance says %v, and the store %v", err, s.Writable())
 	}
 	if _, err := s.Lookup(patient(t), "before"); err != nil {

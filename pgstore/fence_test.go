@@ -255,7 +255,7 @@ func TestFreshCommandKeptElsewhere(t *testing.T) {
 		t.Errorf("a part of the batch is there: %v", err)
 	}
 	err = commitOne(a, 3, decided(command("behind", 3), true, 1))
-	if !errors.Is(err, millrace.ErrInvalid) {
+	if !errors.Is(err, millrace.ErrConflict) {
 		t.Errorf("a batch that continues the one that failed says %v", err)
 	}
 	a.Reload(3)

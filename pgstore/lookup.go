@@ -12,32 +12,51 @@ import (
 	"github.com/millrace-io/millrace"
 )
 
-// lookups answers those who ask for outcomes at the same time by one query: every command that is accepted asks first.
-type lookups struct {
-	d    *Driver
+// gatherer answers those who ask at the same time by one query: every command that is accepted asks for its id first,
+// and every loop for the versions of the streams that it does not know.
+type gatherer[Q any] struct {
+	most int // questions in one query
+	ask  func(ctx context.Context, batch []*question[Q]) error
 	wait sync.WaitGroup
 
 	mu    sync.Mutex
-	queue []*lookup
+	queue []*question[Q]
 	idle  int
 }
 
+// question is what one caller asks, and where the answer goes.
+type question[Q any] struct {
+	q    Q
+	err  error
+	done chan struct{}
+}
+
+// lookup asks for the outcome of a command.
 type lookup struct {
 	id      string
 	outcome millrace.Outcome
-	err     error
-	done    chan struct{}
+}
+
+// askVersions asks for the versions of streams of one partition.
+type askVersions struct {
+	partition int
+	streams   []millrace.Stream
+	versions  []uint64
 }
 
 const (
 	// maxLookups is how many ids one query asks for.
 	maxLookups = 512
-	// askers is how many queries are under way at a time: while one is answered the next one gathers, and one that is slow
-	// does not hold all up.
+	// maxAskVersions is how many partitions one query asks for versions in; a loop asks for a page of commands at most.
+	maxAskVersions = 16
+	// askers is how many queries of a kind are under way at a time: while one is answered the next one gathers, and one that
+	// is slow does not hold all up.
 	askers = 2
 )
 
-func (l *lookups) init(d *Driver) { l.d, l.idle = d, askers }
+func (g *gatherer[Q]) init(most int, ask func(ctx context.Context, batch []*question[Q]) error) {
+	g.most, g.ask, g.idle = most, ask, askers
+}
 
 // errNoCommand is the usual answer, since most commands are new: it is made once.
 var errNoCommand = fmt.Errorf("%w: no command of that id", millrace.ErrNotFound)
@@ -48,81 +67,155 @@ func (d *Driver) Lookup(ctx context.Context, id string) (millrace.Outcome, error
 		return millrace.Outcome{}, err
 	}
 	defer d.reads.Leave()
-	q := &lookup{id: id, done: make(chan struct{})}
-	d.look.add(q)
+	l, err := d.look.get(ctx, lookup{id: id})
+	if err != nil {
+		return millrace.Outcome{}, err
+	}
+	return l.outcome, nil
+}
+
+// Lookups implements millrace.Shared.
+func (d *Driver) Lookups(ctx context.Context, ids []string) ([]millrace.Outcome, []error) {
+	outcomes, errs := make([]millrace.Outcome, len(ids)), make([]error, len(ids))
+	if err := d.reads.Enter(); err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return outcomes, errs
+	}
+	defer d.reads.Leave()
+	qs := make([]*question[lookup], len(ids))
+	for i, id := range ids {
+		qs[i] = &question[lookup]{q: lookup{id: id}, done: make(chan struct{})}
+	}
+	d.look.add(qs...)
+	for i, q := range qs {
+		l, err := q.answer(ctx)
+		outcomes[i], errs[i] = l.outcome, err
+	}
+	return outcomes, errs
+}
+
+// Versions implements millrace.Shared.
+func (d *Driver) Versions(ctx context.Context, partition int, streams []millrace.Stream) ([]uint64, error) {
+	if err := d.reads.Enter(); err != nil {
+		return nil, err
+	}
+	defer d.reads.Leave()
+	a, err := d.versions.get(ctx, askVersions{partition: partition, streams: streams})
+	return a.versions, err
+}
+
+// get asks one question and waits for its answer.
+func (g *gatherer[Q]) get(ctx context.Context, q Q) (Q, error) {
+	a := &question[Q]{q: q, done: make(chan struct{})}
+	g.add(a)
+	return a.answer(ctx)
+}
+
+// add asks questions.
+func (g *gatherer[Q]) add(qs ...*question[Q]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.queue = append(g.queue, qs...)
+	if g.idle > 0 {
+		g.idle--
+		g.wait.Go(g.run)
+	}
+}
+
+// answer waits for the answer.
+func (q *question[Q]) answer(ctx context.Context) (answer Q, err error) {
 	select {
 	case <-q.done:
-		return q.outcome, q.err
+		return q.q, q.err
 	case <-ctx.Done():
-		return millrace.Outcome{}, ctx.Err()
+		return answer, ctx.Err()
 	}
 }
 
-func (l *lookups) add(q *lookup) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.queue = append(l.queue, q)
-	if l.idle > 0 {
-		l.idle--
-		l.wait.Go(l.run)
-	}
-}
-
-func (l *lookups) run() {
+func (g *gatherer[Q]) run() {
 	for {
-		l.mu.Lock()
-		n := min(len(l.queue), maxLookups)
+		g.mu.Lock()
+		n := min(len(g.queue), g.most)
 		if n == 0 {
-			l.idle++
-			l.mu.Unlock()
+			g.idle++
+			g.mu.Unlock()
 			return
 		}
-		batch := l.queue[:n:n]
-		if l.queue = l.queue[n:]; len(l.queue) == 0 {
-			l.queue = nil
+		batch := g.queue[:n:n]
+		if g.queue = g.queue[n:]; len(g.queue) == 0 {
+			g.queue = nil
 		}
-		l.mu.Unlock()
-		// Not in the context of any caller: the others should not end with it.
-		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
-		err := l.ask(ctx, batch)
-		cancel()
+		g.mu.Unlock()
+		err := g.askOnce(batch)
 		if errors.Is(err, millrace.ErrInvalid) && len(batch) > 1 {
-			l.askEach(batch) // one id that no text can hold
+			for _, q := range batch { // one holds what no text can
+				g.tell([]*question[Q]{q}, g.askOnce([]*question[Q]{q}))
+			}
 			continue
 		}
-		for _, q := range batch {
-			if err != nil {
-				q.err = err
-			}
-			close(q.done)
-		}
+		g.tell(batch, err)
 	}
 }
 
 // lookupTimeout bounds a query: who accepts commands says so to his clients soon.
 const lookupTimeout = 5 * time.Second
 
-func (l *lookups) askEach(batch []*lookup) {
+// askOnce asks not in the context of any caller: the others should not end with it.
+func (g *gatherer[Q]) askOnce(batch []*question[Q]) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	err := g.ask(ctx, batch)
+	if err != nil && ctx.Err() != nil {
+		return unavailable(ctx.Err()) // the timeout is the query's, not the callers'
+	}
+	return readError(ctx, err)
+}
+
+// tell answers a batch; err is that of the query, where it failed.
+func (g *gatherer[Q]) tell(batch []*question[Q], err error) {
 	for _, q := range batch {
-		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
-		if err := l.ask(ctx, []*lookup{q}); err != nil {
+		if err != nil {
 			q.err = err
 		}
-		cancel()
 		close(q.done)
 	}
 }
 
-// ask answers a batch: first who has the ids, which for new commands is nobody, then what became of them.
-func (l *lookups) ask(ctx context.Context, batch []*lookup) error {
-	d := l.d
-	byID := make(map[string][]*lookup, len(batch))
+// findVersions answers those who ask for versions.
+func (d *Driver) findVersions(ctx context.Context, batch []*question[askVersions]) error {
+	var partitions []int32
+	var streams []string
+	var to []*uint64
+	for _, a := range batch {
+		a.q.versions = make([]uint64, len(a.q.streams))
+		for i, s := range a.q.streams {
+			partitions = append(partitions, int32(a.q.partition)) //nolint:gosec // below MaxPartitions
+			streams = append(streams, string(s))
+			to = append(to, &a.q.versions[i])
+		}
+	}
+	return d.query(ctx, d.sql.versionsOf, []any{partitions, streams}, func(rows pgx.Rows) error {
+		var n, version int64
+		if err := rows.Scan(&n, &version); err != nil {
+			return err
+		}
+		*to[n-1] = uint64(version) //nolint:gosec // counts events
+		return nil
+	})
+}
+
+// findOutcomes answers those who ask for outcomes: first who has the ids, which for new commands is nobody, then what became
+// of them.
+func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) error {
+	byID := make(map[string][]*question[lookup], len(batch))
 	ids := make([]string, 0, len(batch))
 	for _, q := range batch {
-		if byID[q.id] == nil {
-			ids = append(ids, q.id)
+		if byID[q.q.id] == nil {
+			ids = append(ids, q.q.id)
 		}
-		byID[q.id] = append(byID[q.id], q)
+		byID[q.q.id] = append(byID[q.q.id], q)
 		q.err = errNoCommand
 	}
 	var partitions []int32
@@ -137,11 +230,11 @@ func (l *lookups) ask(ctx context.Context, batch []*lookup) error {
 		return nil
 	})
 	if err != nil || len(known) == 0 {
-		return l.failed(ctx, err)
+		return err
 	}
 	answer := func(o millrace.Outcome) {
 		for _, q := range byID[o.CommandID] {
-			q.outcome, q.err = o, nil
+			q.q.outcome, q.err = o, nil
 		}
 	}
 	// Commands first: one that is decided in between is then found by both, and the outcome counts.
@@ -158,27 +251,15 @@ func (l *lookups) ask(ctx context.Context, batch []*lookup) error {
 		return nil
 	})
 	if err != nil {
-		return l.failed(ctx, err)
+		return err
 	}
-	err = d.query(ctx, d.sql.outcomesOf, []any{partitions, known}, func(rows pgx.Rows) error {
+	return d.query(ctx, d.sql.outcomesOf, []any{partitions, known}, func(rows pgx.Rows) error {
 		o, err := scanOutcome(rows)
 		if err == nil {
 			answer(o)
 		}
 		return err
 	})
-	return l.failed(ctx, err)
-}
-
-// failed is what callers are told. The timeout is the query's, not theirs.
-func (l *lookups) failed(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return unavailable(ctx.Err())
-	}
-	return readError(ctx, err)
 }
 
 // nano is a time of the log.

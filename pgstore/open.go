@@ -21,18 +21,20 @@ import (
 // Driver is the backend. What [millrace.Store] does not have is here: ownership, and what is known of other nodes. It is
 // reached by Store.Driver.
 type Driver struct {
-	o      Options
-	meta   millrace.Meta
-	cfg    *pgx.ConnConfig
-	pool   *pgxpool.Pool
-	slots  chan struct{} // one taken by each reader's query: writers and leases keep their share of the pool
-	sql    statements
-	heads  heads
-	tails  []tail
-	w      writers
-	look   lookups
-	leases leases
-	views  viewTokens
+	o     Options
+	meta  millrace.Meta
+	cfg   *pgx.ConnConfig
+	pool  *pgxpool.Pool
+	slots chan struct{} // one taken by each reader's query: writers and leases keep their share of the pool
+	sql   statements
+	heads heads
+	tails []tail
+	w     writers
+	look  gatherer[lookup]
+	// versions are asked for by the loops of several partitions at a time.
+	versions gatherer[askVersions]
+	leases   leases
+	views    viewTokens
 
 	backlog backlog
 	notify  notifier
@@ -160,7 +162,8 @@ func (d *Driver) inspect(ctx context.Context) error {
 	d.heads.init(n)
 	d.tails = newTails(n)
 	d.w.init(d, n)
-	d.look.init(d)
+	d.look.init(maxLookups, d.findOutcomes)
+	d.versions.init(maxAskVersions, d.findVersions)
 	d.leases.init(n, &d.o)
 	d.views.tokens = map[viewKey]int64{}
 	d.notify.init(n)
@@ -212,7 +215,7 @@ func (d *Driver) Refresh() time.Duration { return d.o.Poll }
 // Node is the name under which partitions are leased.
 func (d *Driver) Node() string { return d.o.Node }
 
-// Writable implements millrace.Driver. Beside the errors that are named there it may be [ErrUnavailable].
+// Writable implements millrace.Driver. Beside the errors that are named there it may be [millrace.ErrUnavailable].
 func (d *Driver) Writable() error {
 	select {
 	case <-d.closing:
@@ -279,6 +282,7 @@ func (d *Driver) Close() error {
 		}
 		d.reads.Shut()
 		d.look.wait.Wait()
+		d.versions.wait.Wait()
 		d.pool.Close()
 	})
 	return d.closeErr

@@ -35,7 +35,8 @@ type Options struct {
 	Schema string
 	// PoolSize is the most connections, the listener's apart. Defaults to 12.
 	PoolSize int
-	// Writers is how many transactions may write facts at a time. More make them smaller, not faster. Defaults to 3.
+	// Writers is how many transactions may write facts at a time, where one alone does not keep up or is held up. Defaults
+	// to 3.
 	Writers int
 	// Poll is how often the heads are looked at for what other nodes wrote, behind the notifications. Defaults to
 	// 200 ms.

@@ -15,7 +15,8 @@ type statements struct {
 	keep, decide, claim, commitViews        string
 	chainAt, epochOf                        string
 	keysOf, outcomesOf, commandsOf, command string
-	version, events, pending, feed          string
+	version, versionsOf                     string
+	events, pending, feed                   string
 	document, checkpoints                   string
 	tokens, dropViews, notify               string
 	log, logEvents, collections, consumers  string
@@ -49,6 +50,9 @@ func newStatements(schema string) statements {
 			join S.commands c on c.partition = u.partition and c.id = u.id`),
 		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2`),
 		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
+		versionsOf: sql(`select u.n, e.version from unnest($1::integer[], $2::text[]) with ordinality u(partition, stream, n)
+			cross join lateral (select version from S.events e where e.partition = u.partition and e.stream = u.stream
+				order by version desc limit 1) e`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),
 		pending: sql(`select p.accepted_at, p.seq, ` + commandColumns + ` from (

@@ -19,7 +19,6 @@ import (
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/metrics"
-	"github.com/millrace-io/millrace/pgstore"
 	"github.com/millrace-io/millrace/projection"
 )
 
@@ -69,7 +68,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
 		Nodes:       n.nodes(),
-		Unavailable: []error{pgstore.ErrUnavailable},
+		Unavailable: []error{millrace.ErrUnavailable},
 		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/internal/jsonx"
@@ -53,7 +54,7 @@ func TestOwnership(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if _, err = (manyNodes{leaseRows{err: pgstore.ErrUnavailable}}).Ownership(t.Context()); !errors.Is(err, pgstore.ErrUnavailable) {
+	if _, err = (manyNodes{leaseRows{err: millrace.ErrUnavailable}}).Ownership(t.Context()); !errors.Is(err, millrace.ErrUnavailable) {
 		t.Errorf("a database that is away is %v", err)
 	}
 	got, err = oneNode(2).Ownership(t.Context())

@@ -199,11 +199,15 @@ end $$;
 
 -- decide keeps decisions with all that belongs to them, in one or several partitions. It raises
 --   MR001 where a partition is not where the caller thinks it is: another owner, another head;
---   MR002 with the ids of commands that are decided already, were never kept, or have another content.
+--   MR002 with the ids of commands that are decided already, were never kept, or have another content;
+--   MR004 where a partition of g_partition has undecided commands that neither this call decides nor g_held names: they may
+--         come before commands that it would decide without having kept them first. The row lock is held by then, so that
+--         whatever was kept and answered before this call was made is seen.
 create function {schema}.decide(
 	do_claim boolean,
 	h_partition integer[], h_epoch bigint[], h_position bigint[], h_chain bytea[], h_ordinal bigint[],
 	n_position bigint[], n_chain bytea[], n_ordinal bigint[],
+	g_partition integer[], g_held text[],
 	c_partition integer[], c_id text[], c_fresh boolean[], c_stream text[], c_type text[], c_time bigint[],
 	c_expects boolean[], c_expected bigint[], c_correlation text[], c_causation text[], c_source text[],
 	c_data bytea[], c_fingerprint bytea[],
@@ -234,6 +238,11 @@ begin
 	get diagnostics n = row_count;
 	if n <> cardinality(h_partition) then
 		raise exception 'a partition has another owner or head' using errcode = 'MR001';
+	end if;
+	if cardinality(g_partition) > 0 and exists (
+			select from {schema}.pending p where p.partition = any(g_partition)
+				and p.id <> all(o_command) and p.id <> all(g_held)) then
+		raise exception 'other nodes have kept commands' using errcode = 'MR004';
 	end if;
 	added := 0;
 	if cardinality(c_id) > 0 then

@@ -183,16 +183,19 @@ const maxJSONNumber = 100
 // fitsJSONB says whether PostgreSQL will take a document as jsonb. It takes no NUL, and its numbers have a range. Where
 // this says yes and PostgreSQL no, the batch is written again without jsonb.
 func fitsJSONB(data []byte) bool {
-	return len(data) > 0 && jsonx.Check(data) == nil && !bytes.Contains(data, []byte(`\u0000`)) && numbersFit(data)
+	return len(data) > 0 && jsonx.Check(data) == nil && valuesFit(data)
 }
 
-// numbersFit looks for exponents of more than two digits and for long numbers, outside of strings.
-func numbersFit(data []byte) bool {
+// valuesFit looks for NUL in strings, and outside of them for exponents of more than two digits and for long numbers.
+func valuesFit(data []byte) bool {
 	inString, run, exponent := false, 0, -1
 	for i := 0; i < len(data); i++ {
 		c := data[i]
 		switch {
 		case inString && c == '\\':
+			if bytes.HasPrefix(data[i:], []byte(`\u0000`)) {
+				return false
+			}
 			i++
 		case c == '"':
 			inString, run, exponent = !inString, 0, -1

@@ -45,6 +45,9 @@ type Service struct {
 	store  *millrace.Store
 	models map[string]*Model
 	order  []*Model
+	// pointing is held while a pointer is written: all have one checkpoint, and a shared store refuses one of two commits
+	// that move it at once.
+	pointing sync.Mutex
 }
 
 // Model is one read model. It implements millrace.ReadModel.
@@ -164,6 +167,8 @@ func (s *Service) point(ctx context.Context, name string, p pointer) error {
 	if err != nil {
 		return err
 	}
+	s.pointing.Lock()
+	defer s.pointing.Unlock()
 	put := millrace.Put{Document: millrace.Document{Collection: pointerCollection, ID: name, Data: data, Keys: keys}}
 	return s.store.CommitViews(ctx, []millrace.ViewBatch{{Consumer: pointers, Puts: []millrace.Put{put}}})
 }

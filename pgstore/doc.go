@@ -32,6 +32,12 @@
 //
 // It can neither change nor remove facts. The same is in [RuntimeGrants], as statements.
 //
+// # Reports
+//
+// [Options.Reports] are read models as views, in a schema of their own, for a role that reads nothing else: see
+// [ReportGrants]. The role that migrates makes them. A node whose role may not, or that knows older ones, leaves them as they
+// are.
+//
 // # Pools
 //
 // All but the notifications works behind pgbouncer in transaction mode. They need a session: [Options.ListenDSN] names

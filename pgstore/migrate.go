@@ -69,8 +69,9 @@ func steps(o *Options) ([]migration, error) {
 // quoted is an identifier as SQL writes it.
 func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// Migrate brings the tables up to this version, and creates the store where there is none. [Open] does so too; a
-// deployment whose nodes may not change tables calls Migrate before, by a role that may.
+// Migrate brings the tables and the views for reports up to this version, and creates the store where there is none. [Open]
+// does so too; a deployment whose nodes may not change tables calls Migrate before, by a role that may. Errors: [ErrSchema],
+// [ErrReports].
 func Migrate(ctx context.Context, dsn string, opts *Options) error {
 	o, err := opts.withDefaults()
 	if err != nil {
@@ -106,7 +107,16 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, o *Options) (err error) {
 			return fmt.Errorf("%w: from version %d to %d: %w", ErrSchema, have, newest, err)
 		}
 	}
-	return create(ctx, db, o)
+	if err := create(ctx, db, o); err != nil {
+		return err
+	}
+	return report(ctx, db, o)
+}
+
+// migrationLock is the lock of those who migrate: one for each schema, so that two stores of one database need not wait
+// for each other.
+func (o *Options) migrationLock() int64 {
+	return int64(crc32.ChecksumIEEE([]byte("millrace " + o.Schema)))
 }
 
 // schemaVersion is the newest migration that was applied, 0 for none.
@@ -131,9 +141,7 @@ func apply(ctx context.Context, db *sql.DB, o *Options, todo []migration) error 
 			return fmt.Errorf("create the schema: %w", err)
 		}
 	}
-	// A lock for each schema: two stores of one database need not wait for each other.
-	id := int64(crc32.ChecksumIEEE([]byte("millrace " + o.Schema)))
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(id), lock.WithLockTimeout(lockSeconds, lockTries))
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(o.migrationLock()), lock.WithLockTimeout(lockSeconds, lockTries))
 	if err != nil {
 		return err
 	}

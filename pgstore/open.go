@@ -61,7 +61,8 @@ const applicationName = "millrace"
 const connectTimeout = 5 * time.Second
 
 // Open opens the store in a database, or creates it. Several nodes may have it open. The tables are brought up to this
-// version first; a database that a newer version has changed is refused with [ErrSchema].
+// version first; a database that a newer version has changed is refused with [ErrSchema]. Views for reports that cannot be
+// brought up to date are a warning in the log: see [ErrReports].
 //
 // The DSN is a URL or a keyword string as libpq has it. Of several hosts the primary is used. Statements are sent
 // unnamed, so that pgbouncer's transaction mode will do; default_query_exec_mode=cache_statement in the DSN saves
@@ -87,7 +88,9 @@ func (d *Driver) open(ctx context.Context, dsn string) error {
 		return err
 	}
 	d.cfg = cfg.ConnConfig
-	if err := migrate(ctx, d.cfg, &d.o); err != nil {
+	if err := migrate(ctx, d.cfg, &d.o); errors.Is(err, ErrReports) {
+		d.o.Logger.Warn("reports are missing or of another version; all else works", "error", err) // no reason to refuse orders
+	} else if err != nil {
 		return err
 	}
 	if d.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {

@@ -33,6 +33,10 @@ type Options struct {
 	LeaseTTL time.Duration
 	// Schema holds the tables. Defaults to "millrace".
 	Schema string
+	// Reports are made as views, where those that are there are older. Defaults to none, and leaves alone what is there.
+	Reports []millrace.Reports
+	// ReportSchema holds the views of Reports. Defaults to Schema + "_reporting".
+	ReportSchema string
 	// PoolSize is the most connections, the listener's apart. Defaults to 12.
 	PoolSize int
 	// Writers is how many transactions may write facts at a time, where one alone does not keep up or is held up. Defaults
@@ -71,7 +75,7 @@ type Options struct {
 	checkFirst bool
 	// beforeWrite is called between the two.
 	beforeWrite func()
-	// edit changes the text of a migration: how a test leaves a protection out.
+	// edit changes the text of a migration or of a view for reports: how a test leaves a protection out.
 	edit func(string) string
 	// separateClaims writes claims in a transaction of their own, as Citus needs.
 	separateClaims bool
@@ -125,6 +129,9 @@ func (o *Options) withDefaults() (Options, error) {
 	if !schemaName.MatchString(r.Schema) {
 		return r, errors.New("pgstore: a schema's name is lower-case letters, digits and underscores, and starts with a letter")
 	}
+	if err := r.checkReports(); err != nil {
+		return r, err
+	}
 	set(&r.LeaseTTL, defaultTTL)
 	if r.LeaseTTL < minTTL {
 		return r, fmt.Errorf("pgstore: a lease must last %s at least", minTTL)
@@ -157,6 +164,19 @@ func (o *Options) withDefaults() (Options, error) {
 		r.separateClaims, r.groups = true, 1
 	}
 	return r, nil
+}
+
+// checkReports says no to views that could not be made.
+func (o *Options) checkReports() error {
+	set(&o.ReportSchema, o.Schema+"_reporting")
+	if len(o.Reports) == 0 {
+		return nil
+	}
+	if !schemaName.MatchString(o.ReportSchema) || o.ReportSchema == o.Schema {
+		return errors.New("pgstore: the schema of reports is another than the store's, and named by the same rule; the default is 10 characters longer")
+	}
+	_, err := reportSets(o)
+	return err
 }
 
 // set fills in a default.

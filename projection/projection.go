@@ -106,7 +106,7 @@ type pointer struct {
 // The pointers' place. They are documents of no consumer; their checkpoint stays 0.
 const (
 	pointers          = "projections"
-	pointerCollection = pointers + ".live"
+	pointerCollection = millrace.LiveCollection
 )
 
 var pointerTable = millrace.NewTable[pointer]("live", nil, nil)
@@ -213,7 +213,7 @@ func (m *Model) consumer(generation uint64) millrace.Consumer {
 }
 
 func (m *Model) name(generation uint64) string {
-	return m.p.Name + "@" + strconv.FormatUint(generation, 10)
+	return m.p.Name + millrace.GenerationMark + strconv.FormatUint(generation, 10)
 }
 
 func (m *Model) collection(generation uint64, t *millrace.Table) string {

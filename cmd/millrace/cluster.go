@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
+	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/lease"
 	"github.com/millrace-io/millrace/pgstore"
@@ -44,7 +45,7 @@ type cluster struct {
 func openShared(ctx context.Context, dsn, node string, partitions int, log *slog.Logger) (*millrace.Store, *cluster, error) {
 	c := &cluster{life: ctx}
 	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{
-		Partitions: partitions, Node: node, LeaseTTL: leaseTTL, Logger: log,
+		Partitions: partitions, Node: node, LeaseTTL: leaseTTL, Reports: sqlReports(), Logger: log,
 		Undecided: func(partition int) {
 			if p := c.processor.Load(); p != nil {
 				p.Look(partition)
@@ -64,6 +65,9 @@ func openShared(ctx context.Context, dsn, node string, partitions int, log *slog
 	})
 	return store, c, nil
 }
+
+// sqlReports are the views of all domains for those who ask the database.
+func sqlReports() []millrace.Reports { return []millrace.Reports{order.Reports()} }
 
 // follow runs a consumer over the partitions that this node owns, whichever they are, until ctx ends.
 func (c *cluster) follow(ctx context.Context, run func(ctx context.Context, o *feed.Options) error, log *slog.Logger) error {

@@ -120,7 +120,11 @@ func openWhole(ctx context.Context, name string, copyOf *millrace.Meta) (*millra
 	if isDSN(name) {
 		ctx, cancel := context.WithTimeout(ctx, copyPatience)
 		defer cancel()
-		return pgstore.Open(ctx, name, &pgstore.Options{OwnAll: true, Copy: copyOf, Logger: log})
+		o := &pgstore.Options{OwnAll: true, Copy: copyOf, Logger: log}
+		if copyOf != nil { // the target, by a role that makes tables
+			o.Reports = sqlReports()
+		}
+		return pgstore.Open(ctx, name, o)
 	}
 	store, err := localstore.Open(filepath.Clean(name), &localstore.Options{Copy: copyOf, Logger: log})
 	if errors.Is(err, millrace.ErrCorrupt) {

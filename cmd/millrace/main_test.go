@@ -226,12 +226,18 @@ func tryServing(t testing.TB, bin, data string, flags ...string) (*server, error
 	if !slices.Contains(flags, "--http") {
 		args = append(args, "--http", "127.0.0.1:0")
 	}
-	p, err := launch(t, bin, append(args, flags...)...)
+	return launchServer(t, bin, readyLine, append(args, flags...)...)
+}
+
+// launchServer starts a server and waits for the line by which it says its addresses.
+func launchServer(t testing.TB, bin, line string, args ...string) (*server, error) {
+	t.Helper()
+	p, err := launch(t, bin, args...)
 	if err != nil {
 		return nil, err
 	}
 	select {
-	case found := <-p.stdout.wait(readyLine):
+	case found := <-p.stdout.wait(line):
 		if found == nil {
 			<-p.done
 			return nil, fmt.Errorf("serve ended with %d: %s", p.cmd.ProcessState.ExitCode(), p.stderr.String())

@@ -25,6 +25,9 @@ var migrations embed.FS
 // versionTable is where goose keeps what was applied; in the store's schema.
 const versionTable = "goose_db_version"
 
+// ErrNoStore: the schema holds no store, and [Options.NoMigrate] keeps Open from making one. It is [ErrSchema].
+var ErrNoStore = fmt.Errorf("%w: it holds no store", ErrSchema)
+
 // The lock of those who migrate is tried every second for five minutes.
 const (
 	lockSeconds = 1
@@ -63,20 +66,21 @@ func steps(o *Options) ([]migration, error) {
 		m.text = strings.ReplaceAll(m.text, "{schema}", quoted(o.Schema))
 		out = append(out, m)
 	}
-	return out, nil
+	return append(out, o.more...), nil
 }
 
 // quoted is an identifier as SQL writes it.
 func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 // Migrate brings the tables and the views for reports up to this version, and creates the store where there is none. [Open]
-// does so too; a deployment whose nodes may not change tables calls Migrate before, by a role that may. Errors: [ErrSchema],
-// [ErrReports].
+// does so too, unless [Options.NoMigrate] says otherwise, which counts for nothing here; a deployment whose nodes may not
+// change tables calls Migrate before, by a role that may. Errors: [ErrSchema], [ErrReports].
 func Migrate(ctx context.Context, dsn string, opts *Options) error {
 	o, err := opts.withDefaults()
 	if err != nil {
 		return err
 	}
+	o.NoMigrate = false
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return fmt.Errorf("pgstore: %w", err)
@@ -100,6 +104,11 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, o *Options) (err error) {
 	switch {
 	case err != nil:
 		return err
+	case have == 0 && o.NoMigrate:
+		return ErrNoStore
+	case have < newest && o.NoMigrate:
+		return fmt.Errorf("%w: it is of version %d, and this program works with version %d: let a node of this program migrate it, or run an older program",
+			ErrSchema, have, newest)
 	case have > newest:
 		return fmt.Errorf("%w: it is of version %d, and this program knows versions up to %d only: run a newer program", ErrSchema, have, newest)
 	case have < newest:
@@ -182,6 +191,9 @@ func create(ctx context.Context, db *sql.DB, o *Options) error {
 	}
 	if n == 1 {
 		return nil
+	}
+	if o.NoMigrate {
+		return ErrNoStore
 	}
 	if o.Citus {
 		if err := distribute(ctx, db, o); err != nil {

@@ -168,6 +168,67 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	}
 }
 
+// A tool that only looks leaves the tables as they are, whatever their version, and makes no store.
+func TestNoMigrate(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	look := func(change func(*Options)) error {
+		o := four(t, change)
+		o.OwnAll, o.NoMigrate = false, true
+		s, err := Open(patient(t), dsn, o)
+		if err == nil {
+			verify(t, s)
+			must(t, s.Close())
+		}
+		return err
+	}
+	schemas := func() int {
+		return ask[int](t, dsn, "select count(*) from pg_namespace where nspname = 's'")
+	}
+	newest := func() int { return ask[int](t, dsn, "select max(version_id) from s.goose_db_version") }
+	if err := look(nil); !errors.Is(err, ErrNoStore) || !errors.Is(err, ErrSchema) {
+		t.Errorf("an empty database: %v", err)
+	}
+	if schemas() != 0 {
+		t.Error("a schema was made")
+	}
+	s := open(t, dsn, four(t, nil))
+	must(t, commitOne(s, 1, decided(command("c", 1), true, 2)))
+	must(t, s.Close())
+	must(t, look(nil))
+
+	// A program with one migration more: it looks, and the older program still finds what it knows.
+	version := newest()
+	newer := func(o *Options) { o.more = []migration{{int64(version) + 1, "create table s.more ()"}} }
+	err := look(newer)
+	if !errors.Is(err, ErrSchema) || errors.Is(err, ErrNoStore) || !strings.Contains(err.Error(), "let a node of this program migrate it") {
+		t.Errorf("an older schema: %v", err)
+	}
+	if n := newest(); n != version {
+		t.Errorf("the schema is of version %d by looking at it", n)
+	}
+	must(t, look(nil))
+
+	// The control: without the option it is migrated, and then too new for the older program, with the option or without.
+	must(t, open(t, dsn, four(t, newer)).Close())
+	if n := newest(); n != version+1 {
+		t.Errorf("the schema is of version %d after a node of the newer program", n)
+	}
+	if err := look(nil); !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), "run a newer program") {
+		t.Errorf("a newer schema: %v", err)
+	}
+	must(t, look(newer))
+
+	// Migrate stands for itself, and between migrating and making the store there is none.
+	exec(t, dsn, "drop schema s cascade")
+	o := four(t, nil)
+	o.NoMigrate = true
+	must(t, Migrate(patient(t), dsn, o))
+	exec(t, dsn, "delete from s.partitions")
+	if err := look(nil); !errors.Is(err, ErrNoStore) {
+		t.Errorf("tables without a store: %v", err)
+	}
+}
+
 // What would break the promises is refused at the start.
 func TestUnsafeServerIsRefused(t *testing.T) {
 	dsn := server(t).DSN("postgres")

@@ -61,8 +61,8 @@ const applicationName = "millrace"
 const connectTimeout = 5 * time.Second
 
 // Open opens the store in a database, or creates it. Several nodes may have it open. The tables are brought up to this
-// version first; a database that a newer version has changed is refused with [ErrSchema]. Views for reports that cannot be
-// brought up to date are a warning in the log: see [ErrReports].
+// version first, unless [Options.NoMigrate] is set; a database that a newer version has changed is refused with
+// [ErrSchema]. Views for reports that cannot be brought up to date are a warning in the log: see [ErrReports].
 //
 // The DSN is a URL or a keyword string as libpq has it. Of several hosts the primary is used. Statements are sent
 // unnamed, so that pgbouncer's transaction mode will do; default_query_exec_mode=cache_statement in the DSN saves

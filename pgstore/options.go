@@ -37,6 +37,11 @@ type Options struct {
 	Reports []millrace.Reports
 	// ReportSchema holds the views of Reports. Defaults to Schema + "_reporting".
 	ReportSchema string
+	// NoMigrate leaves the tables as they are: for tools that look at a store and are not to change it. A schema of an older
+	// or a newer version than this program's is then refused with [ErrSchema], and one that holds no store with [ErrNoStore].
+	// A role that may read is enough. Defaults to bringing the tables up to this version, and to making a store where there
+	// is none.
+	NoMigrate bool
 	// PoolSize is the most connections, the listener's apart. Defaults to 12.
 	PoolSize int
 	// Writers is how many transactions may write facts at a time, where one alone does not keep up or is held up. Defaults
@@ -77,6 +82,8 @@ type Options struct {
 	beforeWrite func()
 	// edit changes the text of a migration or of a view for reports: how a test leaves a protection out.
 	edit func(string) string
+	// more are the migrations that a newer program has: how a test has a schema that is older than the program.
+	more []migration
 	// separateClaims writes claims in a transaction of their own, as Citus needs.
 	separateClaims bool
 	// groups bounds the partitions of one transaction; 0 for no bound.

@@ -84,6 +84,10 @@ func TestVerifyPostgreSQL(t *testing.T) {
 	if n := rowOf[int](t, dsn, "select count(*) from pg_namespace where nspname like 'millrace%'"); n != 0 {
 		t.Error("verify has made a store")
 	}
+	stdout, stderr, code = runs(t, "copy", "--from", dsn, "--to", t.TempDir())
+	if code != 2 || stdout != "" || !strings.Contains(stderr, "holds no store") {
+		t.Errorf("a copy of an empty database: exit code %d, %q, %q", code, stdout, stderr)
+	}
 
 	store, err := pgstore.Open(t.Context(), dsn, &pgstore.Options{Partitions: 2, Node: "a", OwnAll: true})
 	if err != nil {
@@ -101,6 +105,20 @@ func TestVerifyPostgreSQL(t *testing.T) {
 	owners := rowOf[int](t, dsn, "select count(*) from millrace.partitions where owner = 'a' and epoch = 1")
 	if owners != 2 {
 		t.Errorf("the node has %d of its 2 partitions left", owners)
+	}
+
+	// A newer program has been there, and its tables are not this one's to judge, nor to change.
+	known := rowOf[int](t, dsn, "select max(version_id) from millrace.goose_db_version")
+	rowOf[int](t, dsn, "insert into millrace.goose_db_version (version_id, is_applied) values (4711, true) returning 1")
+	for _, args := range [][]string{{"verify", "--store", dsn}, {"copy", "--from", dsn, "--to", t.TempDir()}} {
+		stdout, stderr, code = runs(t, args...)
+		if code != 1 || stdout != "" || !strings.Contains(stderr, "version 4711") || !strings.Contains(stderr, "run a newer program") {
+			t.Errorf("%s of newer tables: exit code %d: %q, %q", args[0], code, stdout, stderr)
+		}
+	}
+	rowOf[int](t, dsn, "delete from millrace.goose_db_version where version_id = 4711 returning 1")
+	if n := rowOf[int](t, dsn, "select max(version_id) from millrace.goose_db_version"); n != known {
+		t.Errorf("the tables are of version %d, and were of %d", n, known)
 	}
 
 	changed := rowOf[string](t, dsn, "with x as (update millrace.commands set data = '{}' returning id) select id from x")

@@ -66,7 +66,11 @@ func copyStore(c *cobra.Command, from, to, output string, quiet bool) (err error
 			return client.WithCode(client.ExitUsage, fmt.Errorf("%s holds no store", from))
 		}
 	}
-	source, err := openWhole(ctx, from, nil)
+	// Nor are the tables of a database changed that is only read from.
+	source, err := openWhole(ctx, from, pgstore.Options{NoMigrate: true})
+	if errors.Is(err, pgstore.ErrNoStore) {
+		return client.WithCode(client.ExitUsage, errNoStore)
+	}
 	if err != nil {
 		return fmt.Errorf("open the source: %w", err)
 	}
@@ -78,7 +82,7 @@ func copyStore(c *cobra.Command, from, to, output string, quiet bool) (err error
 		return client.WithCode(client.ExitCheck, errors.New("the source is itself a copy that was never finished"))
 	}
 	meta := source.Meta()
-	target, err := openWhole(ctx, to, &meta)
+	target, err := openWhole(ctx, to, pgstore.Options{Copy: &meta})
 	if errors.Is(err, millrace.ErrInvalid) { // it is another store
 		err = client.WithCode(client.ExitCheck, err)
 	}
@@ -114,19 +118,19 @@ func copyStore(c *cobra.Command, from, to, output string, quiet bool) (err error
 	return err
 }
 
-// openWhole opens a store with all of its partitions, whichever backend it has.
-func openWhole(ctx context.Context, name string, copyOf *millrace.Meta) (*millrace.Store, error) {
+// openWhole opens a store with all of its partitions, whichever backend it has; o says how, as far as it has a say there.
+func openWhole(ctx context.Context, name string, o pgstore.Options) (*millrace.Store, error) {
 	log := slog.New(slog.DiscardHandler)
 	if isDSN(name) {
 		ctx, cancel := context.WithTimeout(ctx, copyPatience)
 		defer cancel()
-		o := &pgstore.Options{OwnAll: true, Copy: copyOf, Logger: log}
-		if copyOf != nil { // the target, by a role that makes tables
+		o.OwnAll, o.Logger = true, log
+		if o.Copy != nil { // the target, by a role that makes tables
 			o.Reports = sqlReports()
 		}
-		return pgstore.Open(ctx, name, o)
+		return pgstore.Open(ctx, name, &o)
 	}
-	store, err := localstore.Open(filepath.Clean(name), &localstore.Options{Copy: copyOf, Logger: log})
+	store, err := localstore.Open(filepath.Clean(name), &localstore.Options{Copy: o.Copy, Logger: log})
 	if errors.Is(err, millrace.ErrCorrupt) {
 		return nil, client.WithCode(client.ExitCheck, err)
 	}

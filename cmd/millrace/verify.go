@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-io/millrace"
@@ -34,9 +33,10 @@ journal says, and nothing else. The server must not be running on the folder.
 
 Of a database: that positions, versions and chains follow from what is kept, that every command has its claim and either
 an outcome or a place among the undecided, and that documents and their indexes belong together. It reads one snapshot,
-owns nothing, and may run beside the nodes.
+owns nothing, changes nothing, and may run beside the nodes. Tables of an older or a newer version than this program's
+are refused, and left as they are.
 
-Exits with 0 when all is well and with 3 when something is wrong, which it names.`,
+Exits with 0 when all is well, with 3 when something is wrong, which it names, and with 1 when it could not check.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
@@ -119,21 +119,16 @@ func (v *verdict) check(ctx context.Context, store *millrace.Store) error {
 	return errors.Join(err, store.Close())
 }
 
-// verifyShared checks a store that nodes may be at work on. It owns no partition, so that nothing of theirs is touched.
+// verifyShared checks a store that nodes may be at work on. It owns no partition and changes no table, so that nothing of
+// theirs is touched.
 func verifyShared(c *cobra.Command, dsn, output string) error {
 	ctx := c.Context()
-	found, err := hasStore(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	if !found {
-		// As with a folder: opening would make a new store.
-		return client.WithCode(client.ExitUsage, errors.New("the database holds no store"))
-	}
 	v := verdict{Problems: []string{}}
 	failed := make(chan error, 1) // the store calls once
-	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{NoListen: true, Fatal: func(err error) { failed <- err }})
+	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{NoMigrate: true, NoListen: true, Fatal: func(err error) { failed <- err }})
 	switch {
+	case errors.Is(err, pgstore.ErrNoStore): // as with a folder
+		return client.WithCode(client.ExitUsage, errNoStore)
 	case errors.Is(err, millrace.ErrCorrupt):
 		v.report(err.Error())
 	case err != nil:
@@ -151,18 +146,8 @@ func verifyShared(c *cobra.Command, dsn, output string) error {
 	return printVerdict(c, &v, output)
 }
 
-// storeTable is what a database has that holds a store.
-const storeTable = "millrace.store"
-
-// hasStore says whether a database holds a store.
-func hasStore(ctx context.Context, dsn string) (found bool, err error) {
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return false, err
-	}
-	err = conn.QueryRow(ctx, "select to_regclass($1) is not null", storeTable).Scan(&found)
-	return found, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
-}
+// errNoStore is said of a database that somebody took for one with a store.
+var errNoStore = errors.New("the database holds no store")
 
 func printVerdict(c *cobra.Command, v *verdict, output string) error {
 	v.OK = len(v.Problems) == 0

@@ -77,7 +77,7 @@ that this run brought.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return client.WithCode(client.ExitUsage, err) })
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.servers, "server", []string{client.DefaultServer}, "base `URL` of the server; may be given several times, or as a list with commas")
+	serverFlag(cmd, &f.servers)
 	flags.StringVar(&f.stock, "stock", "ignore", "receive the goods of orders into stock first: receive or ignore")
 	flags.IntVar(&f.concurrency, "concurrency", importer.DefaultConcurrency, "how many invoices are sent at the same time")
 	flags.StringVar(&f.timezone, "timezone", "UTC", "zone of the file's times, which name none, such as Europe/London")

@@ -76,7 +76,8 @@ func (n manyNodes) Ownership(ctx context.Context) (httpapi.Ownership, error) {
 }
 
 func newNodesCommand() *cobra.Command {
-	var server, output string
+	var servers []string
+	var output string
 	var retryFor time.Duration
 	c := &cobra.Command{
 		Use: "nodes", Short: "Show which node owns which partitions",
@@ -91,7 +92,7 @@ one node, which owns all partitions for good.`,
 			if retryFor < 0 {
 				return badSetting("retry-for", "must not be below zero")
 			}
-			api, err := newClient([]string{server}, &client.Options{RetryFor: retryFor})
+			api, err := newClient(servers, &client.Options{RetryFor: retryFor})
 			if err != nil {
 				return err
 			}
@@ -99,8 +100,8 @@ one node, which owns all partitions for good.`,
 			return showNodes(c, api, output)
 		},
 	}
-	c.Flags().StringVar(&server, "server", client.DefaultServer, "URL of any of the servers")
-	c.Flags().DurationVar(&retryFor, "retry-for", client.DefaultRetryFor, "for how long a server may be away or too busy")
+	serverFlag(c, &servers)
+	c.Flags().DurationVar(&retryFor, "retry-for", client.DefaultRetryFor, "for how long all servers may be away or too busy")
 	outputFlag(c, &output)
 	return c
 }

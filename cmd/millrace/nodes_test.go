@@ -66,6 +66,14 @@ func TestOwnership(t *testing.T) {
 	}
 }
 
+// away is the URL of a server that is not there any more.
+func away(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(http.NotFoundHandler())
+	s.Close()
+	return s.URL
+}
+
 // The table is for people: partitions in short, and who is missing.
 func TestNodesCommand(t *testing.T) {
 	o, err := manyNodes{leaseRows{rows: []pgstore.Lease{
@@ -103,6 +111,10 @@ c         1 of 6  3           2      1.0s
 	stdout, stderr, code = runs(t, "nodes", "--server", s.URL, "--output", "json")
 	if stdout != string(body)+"\n" || code != 0 {
 		t.Errorf("exit code %d, %s\n%s", code, stderr, stdout)
+	}
+	stdout, stderr, code = runs(t, "nodes", "--server", away(t), "--server", s.URL, "--retry-for", "0s")
+	if stdout != want || code != 0 {
+		t.Errorf("the first of two servers is away: exit code %d, %s\n%s", code, stderr, stdout)
 	}
 	s.Close()
 	if stdout, _, code = runs(t, "nodes", "--server", s.URL, "--retry-for", "0s"); stdout != "" || code != client.ExitUnavailable {

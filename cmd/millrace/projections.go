@@ -22,13 +22,14 @@ import (
 const rebuildLook = 100 * time.Millisecond
 
 func newProjectionsCommand() *cobra.Command {
-	var server, output string
+	var servers []string
+	var output string
 	var retryFor time.Duration
 	c := &cobra.Command{Use: "projections", Short: "See and rebuild read models", Args: cobra.NoArgs}
 	list := &cobra.Command{
 		Use: "list", Short: "List the read models of a server", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			api, err := projectionClient(server, output, retryFor)
+			api, err := projectionClient(servers, output, retryFor)
 			if err != nil {
 				return err
 			}
@@ -44,7 +45,7 @@ and exits with 3 if they were not. Where the rebuild fails, the live one stays, 
 feed is paused refuses at once.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			api, err := projectionClient(server, output, retryFor)
+			api, err := projectionClient(servers, output, retryFor)
 			if err != nil {
 				return err
 			}
@@ -53,22 +54,22 @@ feed is paused refuses at once.`,
 		},
 	}
 	for _, sub := range []*cobra.Command{list, rebuild} {
-		sub.Flags().StringVar(&server, "server", client.DefaultServer, "URL of the server")
-		sub.Flags().DurationVar(&retryFor, "retry-for", client.DefaultRetryFor, "for how long a server may be away or too busy")
+		serverFlag(sub, &servers)
+		sub.Flags().DurationVar(&retryFor, "retry-for", client.DefaultRetryFor, "for how long all servers may be away or too busy")
 		outputFlag(sub, &output)
 		c.AddCommand(sub)
 	}
 	return c
 }
 
-func projectionClient(server, output string, retryFor time.Duration) (*client.Client, error) {
+func projectionClient(servers []string, output string, retryFor time.Duration) (*client.Client, error) {
 	if err := checkOutput(output); err != nil {
 		return nil, err
 	}
 	if retryFor < 0 {
 		return nil, badSetting("retry-for", "must not be below zero")
 	}
-	return newClient([]string{server}, &client.Options{RetryFor: retryFor})
+	return newClient(servers, &client.Options{RetryFor: retryFor})
 }
 
 func listProjections(c *cobra.Command, api *client.Client, output string) error {

@@ -91,6 +91,32 @@ func TestRebuildCommand(t *testing.T) {
 	if code != client.ExitFailed || !strings.Contains(stdout, `"error":"the disk is full or nearly so"`) {
 		t.Errorf("exit code %d: %s", code, stdout)
 	}
+	stdout, stderr, code := runs(t, "projections", "rebuild", "orders", "--server", away(t)+","+rebuilds(t, running, running, same), "--retry-for", "0s")
+	if code != 0 || !strings.Contains(stdout, "byte for byte") {
+		t.Errorf("the first of two servers is away: exit code %d: %q %q", code, stdout, stderr)
+	}
+}
+
+// Any of the servers that share a store lists its read models; a list in the environment counts as one on the command line.
+func TestProjectionsOfSeveralServers(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"items":[{"name":"orders","version":1,"generation":1,"state":"live"}]}`))
+	}))
+	t.Cleanup(s.Close)
+	gone := away(t)
+	check := func(how string, args ...string) {
+		stdout, stderr, code := runs(t, append([]string{"projections", "list", "--retry-for", "0s"}, args...)...)
+		if code != 0 || !strings.Contains(stdout, "orders") {
+			t.Errorf("%s: exit code %d: %q %q", how, code, stdout, stderr)
+		}
+	}
+	check("flags", "--server", gone, "--server", s.URL)
+	t.Setenv("MILLRACE_SERVER", gone+","+s.URL)
+	check("the environment")
+	t.Setenv("MILLRACE_SERVER", gone)
+	if stdout, _, code := runs(t, "projections", "list", "--retry-for", "0s"); stdout != "" || code != client.ExitUnavailable {
+		t.Errorf("one server that is away: exit code %d: %q", code, stdout)
+	}
 }
 
 // What a client is told of a rebuild that failed says why, and nothing of what the cause holds.

@@ -58,6 +58,12 @@ func badSetting(flag, format string, args ...any) error {
 	return client.WithCode(client.ExitUsage, &settingError{flag: flag, err: fmt.Errorf(format, args...)})
 }
 
+// serverFlag names the servers that a command asks. Where they are several, they share a store, and any of them will do.
+func serverFlag(c *cobra.Command, servers *[]string) {
+	c.Flags().StringSliceVar(servers, "server", []string{client.DefaultServer},
+		"base `URL` of the server; may be given several times, or as a list with commas, for servers that share a store")
+}
+
 // newClient is a client of the servers that a setting names.
 func newClient(servers []string, o *client.Options) (*client.Client, error) {
 	c, err := client.New(servers, o)

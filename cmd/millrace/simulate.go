@@ -56,7 +56,7 @@ of the run. --now dates them by the server's clock instead, and leaves these tot
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return client.WithCode(client.ExitUsage, err) })
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.Servers, "server", []string{client.DefaultServer}, "base `URL` of the server; may be given several times")
+	serverFlag(cmd, &f.Servers)
 	flags.Float64Var(&f.Rate, "rate", 100, "arrivals per second, on average")
 	flags.DurationVar(&f.Duration, "duration", 10*time.Second, "for how long arrivals come")
 	flags.Uint64Var(&f.Seed, "seed", 0, "fixes what is sent and when")

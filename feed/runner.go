@@ -513,7 +513,11 @@ func (w *worker) persist(ctx context.Context) error {
 	if err := w.r.store.CommitViews(ctx, batches); err != nil {
 		// It is tried again a little later. Nobody may take it for a failure of the documents: they are committed, and
 		// their events must not be handled again.
+		// Where the consumer stops, its end writes them.
 		if millrace.IsTransient(err) {
+			if ctx.Err() != nil {
+				return nil
+			}
 			w.r.o.Logger.Warn("cannot write checkpoints, trying again", "consumer", w.r.c.Name, "error", err)
 			return nil
 		}

@@ -1,9 +1,12 @@
 package feed_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -66,6 +69,46 @@ func TestStoppedBeforeItBegan(t *testing.T) {
 	if err := feed.New(slow, registry(t), tallies(), nil).Run(ctx); err != nil {
 		t.Error(err)
 	}
+}
+
+// A consumer that stops while its checkpoint is being written has not failed, and says nothing of it; one that cannot write
+// it says so.
+func TestStopWhileTheCheckpointIsWritten(t *testing.T) {
+	s := open(t, vfs.NewMem())
+	send(t, s, registry(t), adds("c", 3, 1)...)
+	var log bytes.Buffer
+	ctx, stop := context.WithCancel(patient(t))
+	defer stop()
+	d := &stopped{Driver: s.Driver(), stop: stop}
+	c := millrace.Consumer{Name: "idle", Categories: []string{"tally"}, Handle: func(context.Context, millrace.Views, *millrace.Recorded) error { return nil }}
+	o := &feed.Options{Lazy: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	if err := feed.New(millrace.NewStore(d), registry(t), c, o).Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); len(lines) != 1 || !strings.Contains(lines[0], "away") {
+		t.Errorf("the log says %q", log.String())
+	}
+	if at, err := s.Checkpoints(t.Context(), "idle"); err != nil || !at.Covers(s.Head()) {
+		t.Errorf("the checkpoint is at %v of %v: %v", at, s.Head(), err)
+	}
+}
+
+// stopped is a backend that is away at first, and then is asked to write when the consumer is told to stop.
+type stopped struct {
+	millrace.Driver
+	stop  context.CancelFunc
+	calls int
+}
+
+func (d *stopped) CommitViews(ctx context.Context, batches []millrace.ViewBatch) error {
+	switch d.calls++; d.calls {
+	case 1:
+		return errors.New("away")
+	case 2:
+		d.stop()
+		return ctx.Err()
+	}
+	return d.Driver.CommitViews(ctx, batches)
 }
 
 type cancelled struct{ millrace.Driver }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -283,7 +284,7 @@ func (x *exchange) outcome(res *resource, what op, o *millrace.Outcome, replayed
 		var err error
 		if payload, err = x.representation(res, o.Stream, o.Version); err != nil {
 			// It is decided, and no fault of the answer's may tell the client otherwise.
-			a.log.Error("no representation of a decided command", "request_id", x.requestID, "stream", string(o.Stream), "error", err)
+			x.unrepresented(o.Stream, err)
 			x.receipt(millrace.NewReceipt(*o, replayed))
 			return
 		}
@@ -312,6 +313,20 @@ func (x *exchange) outcome(res *resource, what op, o *millrace.Outcome, replayed
 		return
 	}
 	x.sendJSON(status, payload)
+}
+
+// unrepresented tells the operator why the answer to a decided command lacks the resource. Of a client that has left there
+// is nothing to tell, and what the store has when it is away passes by itself.
+func (x *exchange) unrepresented(stream millrace.Stream, err error) {
+	if x.r.Context().Err() != nil {
+		return
+	}
+	level := slog.LevelError
+	if x.api.problemOf(err).temporary() {
+		level = slog.LevelWarn
+	}
+	x.api.log.Log(x.r.Context(), level, "no representation of a decided command",
+		"request_id", x.requestID, "stream", string(stream), "error", err)
 }
 
 // tag is the entity tag of a version.

@@ -372,7 +372,7 @@ func (d *Driver) keepAll() {
 		}
 		ctx, cancel := context.WithTimeout(d.ctx, d.o.LeaseTTL)
 		lost, err := d.Renew(ctx)
-		if err != nil || len(lost) > 0 {
+		if d.ctx.Err() == nil && (err != nil || len(lost) > 0) {
 			d.o.Logger.Warn("leases", "lost", lost, "error", err)
 		}
 		for _, p := range d.notOwned() {

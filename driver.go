@@ -31,6 +31,9 @@ type Shared interface {
 	Lookups(ctx context.Context, ids []string) ([]Outcome, []error)
 	// Versions are the newest versions of streams of one partition, 0 where one has no events: one round trip for many.
 	Versions(ctx context.Context, partition int, streams []Stream) ([]uint64, error)
+	// Moved returns a channel that is closed when this process learns that a head has moved from now on, and whether the
+	// store is closed, after which none does.
+	Moved() (moved <-chan struct{}, closed bool)
 	// Resume is called before a consumer begins and reads its checkpoints. From then on its commits must continue what the
 	// backend has at the time of the call: one that is late, of an earlier run, must not come in between.
 	Resume(ctx context.Context, consumer string) error

@@ -345,6 +345,37 @@ func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 	}
 }
 
+// WaitLog returns when the log has come at least as far as the cursor, as far as this process knows, or ctx's error. On a
+// shared store another node may have given the cursor out, of a commit that this one has not heard of yet; what reads the
+// store after that sees it. On a store of one process whatever was given out is in the log, and nobody need wait for
+// what is not: ErrNotFound. Other errors: as CheckCursor; ErrClosed.
+func (s *Store) WaitLog(ctx context.Context, c Cursor) error {
+	if err := s.CheckCursor(c); err != nil {
+		return err
+	}
+	shared, ok := s.d.(Shared)
+	if !ok {
+		if !s.Head().Covers(c) {
+			return fmt.Errorf("%w: the log has not come as far as the cursor", ErrNotFound)
+		}
+		return nil
+	}
+	for {
+		moved, closed := shared.Moved() // first: what moves after it is not missed
+		switch {
+		case s.Head().Covers(c):
+			return nil
+		case closed:
+			return ErrClosed
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // await returns when a consumer may have moved. On a shared store the node that runs it may be another one: then the backend
 // is asked, by one of those who wait.
 func (s *Store) await(ctx context.Context, consumer string, moved <-chan struct{}) error {

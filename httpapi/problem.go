@@ -45,7 +45,7 @@ var (
 	kindRefusedVersion   = &kind{"refused_version", 412, "It is not at the expected version", "Read it again, and decide again what to ask for, with a fresh Idempotency-Key."}
 	kindInternal         = &kind{"internal", 500, "Something is wrong with the server", "traceId is what its operators need to find out more."}
 	kindOverloaded       = &kind{"overloaded", 503, "Too much is waiting already", "Nothing was kept. Send the same request again after Retry-After."}
-	kindNotCaughtUp      = &kind{"not_caught_up", 503, "The read model has not come as far as the cursor", "Read again after Retry-After."}
+	kindNotCaughtUp      = &kind{"not_caught_up", 503, "What it is read from has not come as far as the cursor", "Read again after Retry-After."}
 	kindStorageFull      = &kind{"storage_full", 503, "There is no space for new facts", "Nothing was kept. Reads go on."}
 	kindUnavailable      = &kind{"unavailable", 503, "The server cannot do this now", "The command may or may not have been kept: send the same request again, with the same Idempotency-Key, after Retry-After."}
 )

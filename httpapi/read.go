@@ -34,13 +34,13 @@ func (x *exchange) caughtUp(m millrace.ReadModel, token string) bool {
 			return false
 		}
 	}
-	seen := a.store.Head
+	seen, wait := a.store.Head, a.store.WaitLog
 	if m != nil {
-		seen = m.Cursor
+		seen, wait = m.Cursor, m.Wait
 	}
 	now := seen()
 	if !now.Covers(want) {
-		if m == nil || !x.waitFor(m, want) {
+		if !x.waitFor(wait, want) {
 			x.fail(kindNotCaughtUp.with("what the cursor names has not been seen yet"))
 			return false
 		}
@@ -51,7 +51,7 @@ func (x *exchange) caughtUp(m millrace.ReadModel, token string) bool {
 	return true
 }
 
-func (x *exchange) waitFor(m millrace.ReadModel, want millrace.Cursor) bool {
+func (x *exchange) waitFor(reach func(context.Context, millrace.Cursor) error, want millrace.Cursor) bool {
 	limit := MaxCursorWait
 	if prefs := parsePrefer(x.r.Header["Prefer"]); prefs.waitSet {
 		limit = prefs.wait
@@ -61,7 +61,7 @@ func (x *exchange) waitFor(m millrace.ReadModel, want millrace.Cursor) bool {
 		return false
 	}
 	defer done()
-	return m.Wait(ctx, want) == nil
+	return reach(ctx, want) == nil
 }
 
 // get answers GET /v1/{name}/{id}.

@@ -78,6 +78,9 @@ func (h *heads) shut() {
 	}
 }
 
+// Moved implements millrace.Shared.
+func (d *Driver) Moved() (moved <-chan struct{}, closed bool) { return d.heads.wait() }
+
 // Heads implements millrace.Driver: durable heads, those of other nodes' partitions as of the last look at them.
 func (d *Driver) Heads() []millrace.Head {
 	at := d.heads.all()

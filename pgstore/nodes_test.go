@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -31,6 +32,45 @@ func follow(ctx context.Context, s *millrace.Store, n int) error {
 		}
 	}
 	return fmt.Errorf("%d events are missing: %w", n, ctx.Err())
+}
+
+// A cursor that one node has given out can be waited for on another one, in the log itself; who waits for what never comes
+// is let go by its own end, and by the store's.
+func TestWaitForTheLogOfAnotherNode(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	a := open(t, dsn, four(t, nil))
+	b := open(t, dsn, four(t, func(o *Options) { o.Node, o.OwnAll, o.NoListen, o.Poll = "b", false, true, 10*time.Millisecond }))
+	for i := range 20 {
+		must(t, commitOne(a, i%4, decided(command(fmt.Sprint("c", i), i%4), true, 2)))
+		must(t, b.WaitLog(patient(t), a.Head()))
+		if !b.Head().Covers(a.Head()) {
+			t.Errorf("%v is behind %v", b.Head(), a.Head())
+		}
+	}
+	future := a.Head()
+	future.Positions[2]++
+	ctx, cancel := context.WithCancel(patient(t))
+	ended := make(chan error, 1)
+	go func() { ended <- b.WaitLog(ctx, future) }()
+	must(t, commitOne(a, 1, decided(command("elsewhere", 1), true, 1)))
+	must(t, b.WaitLog(patient(t), a.Head()))
+	select {
+	case err := <-ended:
+		t.Errorf("what has not come is there: %v", err)
+	default:
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("a wait that is given up: %v", err)
+	}
+	go func() { ended <- b.WaitLog(patient(t), future) }()
+	must(t, b.Close())
+	if err := <-ended; !errors.Is(err, millrace.ErrClosed) {
+		t.Errorf("a wait for a store that is closed: %v", err)
+	}
+	if err := a.WaitLog(patient(t), millrace.At(a.Meta().Epoch+1, 0, 1)); !errors.Is(err, millrace.ErrCursorEpoch) {
+		t.Errorf("a cursor of another time: %v", err)
+	}
 }
 
 // What one node writes another one reads: its feed, its heads, its backlog; told by notifications, and by polling where

@@ -172,7 +172,9 @@ func (s *partition) decide(ctx context.Context, it *item) (d millrace.Decision, 
 	if err != nil {
 		if ctx.Err() != nil || millrace.IsTransient(err) || it.attempts+1 < s.p.o.Attempts {
 			it.attempts++
-			s.p.o.Logger.Warn("cannot read a stream's state, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
+			if ctx.Err() == nil { // who stops, or hands the partition over, leaves the command to the next owner
+				s.p.o.Logger.Warn("cannot read a stream's state, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
+			}
 			s.block(it, tries)
 			return d, nil, false
 		}

@@ -120,6 +120,9 @@ func runBench(c *cobra.Command, o *benchOptions, run func(context.Context, *benc
 	var runs [][]result
 	for range o.runs {
 		r, err := run(c.Context(), o)
+		if err != nil && c.Context().Err() != nil {
+			return interrupted(err)
+		}
 		if err != nil {
 			return err
 		}
@@ -140,6 +143,24 @@ func runBench(c *cobra.Command, o *benchOptions, run func(context.Context, *benc
 		printResult(c, &out[i])
 	}
 	return nil
+}
+
+// interrupted is the error of a bench that was told to stop, with what went wrong besides: a schema that stays behind.
+func interrupted(err error) error {
+	rest := slices.DeleteFunc(joined(err), func(err error) bool { return errors.Is(err, context.Canceled) })
+	return client.WithCode(client.ExitInterrupted, errors.Join(append([]error{errors.New("interrupted")}, rest...)...))
+}
+
+// joined are the errors that errors.Join has put together, one by one.
+func joined(err error) (all []error) {
+	list, ok := err.(interface{ Unwrap() []error }) // err itself, and not what it wraps
+	if !ok || err.Error() != errors.Join(list.Unwrap()...).Error() {
+		return []error{err}
+	}
+	for _, one := range list.Unwrap() {
+		all = append(all, joined(one)...)
+	}
+	return all
 }
 
 func printResult(c *cobra.Command, r *result) {
@@ -243,17 +264,19 @@ func (l *latencies) percentiles() (p50, p99, p999 float64) {
 	return at(.5), at(.99), at(.999)
 }
 
-// spread runs n items over clients; each call gets its client and item.
-func spread(clients, n int, lat *latencies, do func(client, item int) error) error {
+// spread runs n items over clients; each call gets its client and item. The first error, or the end of ctx, ends it for all
+// and is what it returns: of a database that is away, or a bench that is interrupted, each client would say the same.
+func spread(ctx context.Context, clients, n int, lat *latencies, do func(client, item int) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	var wg sync.WaitGroup
-	errs := make([]error, clients)
 	for c := range clients {
 		wg.Go(func() {
 			part := make([]time.Duration, 0, n/clients+1)
-			for i := c; i < n; i += clients {
+			for i := c; i < n && ctx.Err() == nil; i += clients {
 				began := time.Now()
 				if err := do(c, i); err != nil {
-					errs[c] = err
+					end(err)
 					return
 				}
 				part = append(part, time.Since(began))
@@ -262,7 +285,7 @@ func spread(clients, n int, lat *latencies, do func(client, item int) error) err
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return context.Cause(ctx)
 }
 
 // sizer says how many bytes facts and views take on the disk.

@@ -56,7 +56,7 @@ func benchDecide(ctx context.Context, o *benchOptions) ([]result, error) {
 	single := result{Name: "decide", Unit: "commands/s", Clients: o.clients}
 	err = withProcessor(ctx, o, func(p *command.Processor, size sizer) error {
 		return o.measure(&single, "", items, size, func(lat *latencies) error {
-			return spread(o.clients, items, lat, func(_, i int) error {
+			return spread(ctx, o.clients, items, lat, func(_, i int) error {
 				r, err := p.Accept(ctx, orderCommand("d"+strconv.Itoa(i)))
 				if err != nil {
 					return err
@@ -73,7 +73,7 @@ func benchDecide(ctx context.Context, o *benchOptions) ([]result, error) {
 	batch := result{Name: "decide-batch", Unit: "commands/s", Clients: decideCallers}
 	err = withProcessor(ctx, o, func(p *command.Processor, size sizer) error {
 		return o.measure(&batch, "-batch", items/decideBatch*decideBatch, size, func(lat *latencies) error {
-			return spread(decideCallers, items/decideBatch, lat, func(_, i int) error { return decideMany(ctx, p, i, o.store != "") })
+			return spread(ctx, decideCallers, items/decideBatch, lat, func(_, i int) error { return decideMany(ctx, p, i, o.store != "") })
 		})
 	})
 	if err != nil {
@@ -158,11 +158,11 @@ func naivePebble(ctx context.Context, o *benchOptions, items int) (*control, err
 	var lat latencies
 	var r result
 	m := startMeter()
-	err = spread(o.clients, items, &lat, func(_, i int) error {
+	err = spread(ctx, o.clients, items, &lat, func(_, i int) error {
 		return naiveDecision(db, registry, orderCommand("n"+strconv.Itoa(i)))
 	})
 	m.stop(&r, items, &lat)
-	err = errors.Join(err, ctx.Err(), db.Close(), os.RemoveAll(dir))
+	err = errors.Join(err, db.Close(), os.RemoveAll(dir))
 	return &control{Name: "naive Pebble loop", Rate: r.Rate, P50: r.P50, P99: r.P99}, err
 }
 

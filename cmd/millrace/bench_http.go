@@ -85,7 +85,7 @@ func measureAPI(ctx context.Context, b *bed, o *benchOptions, r *result, items i
 func post(ctx context.Context, addr string, clients, items int, lat *latencies, request func(int) (path, key string, body []byte)) error {
 	hc := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}}
 	defer hc.CloseIdleConnections()
-	return spread(clients, items, lat, func(_, i int) error {
+	return spread(ctx, clients, items, lat, func(_, i int) error {
 		path, key, body := request(i)
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+path, bytes.NewReader(body))
 		if err != nil {

@@ -99,7 +99,7 @@ func naiveTransactions(ctx context.Context, o *benchOptions, items int) (*contro
 	var lat latencies
 	var r result
 	m := startMeter()
-	err = spread(o.clients, items, &lat, func(_, i int) error {
+	err = spread(ctx, o.clients, items, &lat, func(_, i int) error {
 		c := orderCommand("n" + strconv.Itoa(i))
 		return n.place(ctx, &c)
 	})
@@ -166,7 +166,7 @@ func copied(ctx context.Context, o *benchOptions, items int) (*control, error) {
 	var lat latencies
 	var r result
 	m := startMeter()
-	err = spread(decideCallers, items/decideBatch, &lat, func(_, i int) error {
+	err = spread(ctx, decideCallers, items/decideBatch, &lat, func(_, i int) error {
 		n := 0
 		got, err := s.pool.CopyFrom(ctx, pgx.Identifier{s.name, "orders"}, []string{"id", "stream", "type", "data", "event_type", "event"},
 			pgx.CopyFromFunc(func() ([]any, error) {

@@ -194,7 +194,7 @@ func benchAccept(ctx context.Context, o *benchOptions, items int, naive *control
 	r := &result{Name: "accept", Unit: "commands/s", Clients: o.clients}
 	err := withSharedProcessor(ctx, o, true, func(p *command.Processor, size sizer) error {
 		return o.measure(r, "-accept", items, size, func(lat *latencies) error {
-			return spread(o.clients, items, lat, func(_, i int) error {
+			return spread(ctx, o.clients, items, lat, func(_, i int) error {
 				_, err := p.Accept(ctx, orderCommand("a"+strconv.Itoa(i)))
 				return err
 			})

@@ -16,7 +16,6 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
-	"github.com/millrace-io/millrace/lease"
 	"github.com/millrace-io/millrace/pgstore"
 )
 
@@ -94,32 +93,16 @@ type benchStore struct {
 	cluster *cluster
 }
 
-// openBenchStore makes a store that nobody else knows. It is wired as openShared does it.
+// openBenchStore makes a store that nobody else knows.
 func openBenchStore(ctx context.Context, dsn string, log *slog.Logger) (*benchStore, error) {
 	s, err := newSchema(ctx, dsn, 1, "")
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{life: ctx}
-	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{
-		Schema: s.name, LeaseTTL: leaseTTL, Logger: log,
-		Undecided: func(partition int) {
-			if p := c.processor.Load(); p != nil {
-				p.Look(partition)
-			}
-		},
-	})
+	store, c, err := openShared(ctx, dsn, pgstore.Options{Schema: s.name, Logger: log})
 	if err != nil {
 		return nil, errors.Join(err, s.drop(ctx))
 	}
-	c.driver = store.Driver().(*pgstore.Driver) //nolint:forcetypeassert // it has just been opened
-	c.leases = lease.New(c.driver, lease.Options{
-		Node: c.driver.Node(), Partitions: store.Partitions(), Every: leaseEvery, Logger: log,
-		Serve: func(ctx context.Context, partition int, epoch uint64) error {
-			store.Own(partition, epoch)
-			return c.processor.Load().Serve(ctx, partition)
-		},
-	})
 	return &benchStore{schema: s, store: store, cluster: c}, nil
 }
 
@@ -179,9 +162,8 @@ func withSharedProcessor(ctx context.Context, o *benchOptions, paused bool, f fu
 	if err != nil {
 		return errors.Join(err, s.close(ctx))
 	}
-	p := command.New(s.store, registry, &command.Options{Shared: true, Paused: paused})
-	s.cluster.processor.Store(p)
-	stop := running(ctx, (&node{processor: p, cluster: s.cluster}).share)
+	p := newProcessor(s.store, registry, command.Options{Paused: paused}, s.cluster)
+	stop := running(ctx, s.cluster.decide)
 	err = s.ownsAll(ctx)
 	if err == nil {
 		err = f(p, func() (int64, error) { return s.written(ctx) })

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
@@ -41,23 +43,23 @@ type cluster struct {
 	life context.Context //nolint:containedctx // the command's, as the store's opening has it
 }
 
-// openShared opens a store in PostgreSQL that several nodes share.
-func openShared(ctx context.Context, dsn, node string, partitions int, log *slog.Logger) (*millrace.Store, *cluster, error) {
+// openShared opens a store in PostgreSQL that several nodes share, and what a node has for it. Leases and what is told of
+// undecided commands are the node's; all else is as o says.
+func openShared(ctx context.Context, dsn string, o pgstore.Options) (*millrace.Store, *cluster, error) {
 	c := &cluster{life: ctx}
-	store, err := pgstore.Open(ctx, dsn, &pgstore.Options{
-		Partitions: partitions, Node: node, LeaseTTL: leaseTTL, Reports: sqlReports(), Logger: log,
-		Undecided: func(partition int) {
-			if p := c.processor.Load(); p != nil {
-				p.Look(partition)
-			}
-		},
-	})
+	o.LeaseTTL = leaseTTL
+	o.Undecided = func(partition int) {
+		if p := c.processor.Load(); p != nil {
+			p.Look(partition)
+		}
+	}
+	store, err := pgstore.Open(ctx, dsn, &o)
 	if err != nil {
 		return nil, nil, err
 	}
 	c.driver = store.Driver().(*pgstore.Driver) //nolint:forcetypeassert // it has just been opened
 	c.leases = lease.New(c.driver, lease.Options{
-		Node: c.driver.Node(), Partitions: store.Partitions(), Every: leaseEvery, Logger: log,
+		Node: c.driver.Node(), Partitions: store.Partitions(), Every: leaseEvery, Logger: o.Logger,
 		Serve: func(ctx context.Context, partition int, epoch uint64) error {
 			store.Own(partition, epoch)
 			return c.processor.Load().Serve(ctx, partition)
@@ -68,6 +70,42 @@ func openShared(ctx context.Context, dsn, node string, partitions int, log *slog
 
 // sqlReports are the views of all domains for those who ask the database.
 func sqlReports() []millrace.Reports { return []millrace.Reports{order.Reports()} }
+
+// newProcessor makes the processor that decides the commands of a store; c is nil on a store of one process.
+func newProcessor(store *millrace.Store, registry *millrace.Registry, o command.Options, c *cluster) *command.Processor {
+	o.Shared = c != nil
+	p := command.New(store, registry, &o)
+	if c != nil {
+		c.processor.Store(p)
+	}
+	return p
+}
+
+// decide decides the partitions that this node owns. They are handed over as soon as the node is told to stop, while it
+// still answers requests: one that takes long, or a connection on which none ever comes, must not keep others from
+// deciding. The processor stops last: what is on its way then is another node's, and who waits for it here is told.
+func (c *cluster) decide(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
+	inner, stop := context.WithCancel(gctx)
+	g.Go(func() error { return c.processor.Load().Run(inner) })
+	g.Go(func() error {
+		defer stop()
+		led, end := context.WithCancel(gctx)
+		defer end()
+		defer context.AfterFunc(ctx, end)()
+		defer context.AfterFunc(c.life, end)()
+		if err := c.leases.Run(led); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-gctx.Done():
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
 
 // follow runs a consumer over the partitions that this node owns, whichever they are, until ctx ends.
 func (c *cluster) follow(ctx context.Context, run func(ctx context.Context, o *feed.Options) error, log *slog.Logger) error {

@@ -52,12 +52,9 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	v := httpapi.ReadVersion()
 	n.metrics = metrics.New(metrics.Version{Version: v.Version, Revision: v.Revision, Go: v.Go},
 		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn}, time.Now)
-	n.processor = command.New(store, n.registry, &command.Options{
-		Paused: o.pauseCommand, Shared: o.cluster != nil, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
-	})
-	if o.cluster != nil {
-		o.cluster.processor.Store(n.processor)
-	}
+	n.processor = newProcessor(store, n.registry, command.Options{
+		Paused: o.pauseCommand, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
+	}, o.cluster)
 	n.projections, err = projection.New(ctx, store, order.Projections(), projection.Options{
 		Run: n.follow, Paused: o.pauseFeed, Shared: o.cluster != nil, Logger: o.log,
 	})
@@ -114,37 +111,12 @@ func (n *node) run(ctx context.Context) error {
 	if n.cluster == nil {
 		g.Go(func() error { return n.processor.Run(gctx) })
 	} else {
-		g.Go(func() error { return n.share(gctx) })
+		g.Go(func() error { return n.cluster.decide(gctx) })
 	}
 	g.Go(func() error { return n.projections.Run(gctx) })
 	if !n.o.pauseFeed {
 		g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
 	}
-	return g.Wait()
-}
-
-// share decides the partitions that this node owns. They are handed over as soon as the node is told to stop, while it
-// still answers requests: one that takes long, or a connection on which none ever comes, must not keep others from
-// deciding. The processor stops last: what is on its way then is another node's, and who waits for it here is told.
-func (n *node) share(ctx context.Context) error {
-	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
-	inner, stop := context.WithCancel(gctx)
-	g.Go(func() error { return n.processor.Run(inner) })
-	g.Go(func() error {
-		defer stop()
-		led, end := context.WithCancel(gctx)
-		defer end()
-		defer context.AfterFunc(ctx, end)()
-		defer context.AfterFunc(n.cluster.life, end)()
-		if err := n.cluster.leases.Run(led); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-gctx.Done():
-		}
-		return nil
-	})
 	return g.Wait()
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/localstore"
+	"github.com/millrace-io/millrace/pgstore"
 	"github.com/millrace-io/millrace/sim"
 	"github.com/millrace-io/millrace/transfer"
 )
@@ -166,7 +167,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	var store *millrace.Store
 	var shared *cluster
 	if o.store != "" {
-		store, shared, err = openShared(ctx, o.store, o.node, o.partitions, log)
+		store, shared, err = openShared(ctx, o.store, pgstore.Options{Node: o.node, Partitions: o.partitions, Logger: log})
 	} else {
 		store, err = openStore(o.data, o.partitions, log)
 	}

@@ -17,6 +17,8 @@
 // finds no server is skipped, or fails where the environment variable MILLRACE_REQUIRE_POSTGRES is set: in continuous
 // integration a test that was not run must not look like one that passed.
 //
+// [StartPooler] puts a pgbouncer before a server: the one that MILLRACE_PGBOUNCER names, else that of PATH, else Debian's.
+//
 // PostgreSQL refuses to run as root. When the test process is root, everything of PostgreSQL runs as the user postgres,
 // or as nobody where there is none.
 //

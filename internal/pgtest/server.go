@@ -128,12 +128,12 @@ func Each(t *testing.T, f func(t *testing.T, in Installation)) {
 	}
 }
 
-// missing ends a test that has no server: skipped if it may be, failed otherwise.
+// missing ends a test that has no server, or no pooler: skipped if it may be, failed otherwise.
 func missing(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
-	case errors.Is(err, ErrNoServer) && os.Getenv(envRequire) == "":
+	case (errors.Is(err, ErrNoServer) || errors.Is(err, ErrNoPooler)) && os.Getenv(envRequire) == "":
 		t.Skip(err)
 	default:
 		t.Fatal(err)

@@ -40,9 +40,11 @@
 //
 // # Pools
 //
-// All but the notifications works behind pgbouncer in transaction mode. They need a session: [Options.ListenDSN] names
-// a direct connection, or [Options.NoListen] leaves them out. Migrations need one too, but only where there is something
-// to migrate: see [Migrate].
+// All but notifications and migrations works behind pgbouncer in transaction mode. These need a session:
+// [Options.ListenDSN] names a direct connection for both, or [Options.NoListen] leaves notifications out, and [Migrate] is
+// called over a direct connection where there is something to migrate. Statements are sent unnamed, so that no version
+// of pgbouncer has to know of prepared ones. A DSN with default_query_exec_mode=cache_statement asks for one of 1.21 or
+// later, with max_prepared_statements above 0.
 package pgstore
 
 import "strings"

@@ -42,6 +42,11 @@ var schemas atomic.Int64
 
 // stores makes stores in one database of one server, each in a schema of its own.
 func stores(s *pgtest.Server, change func(*Options)) millracetest.Factory {
+	return storesAt(s, s.DSN("postgres"), change)
+}
+
+// storesAt makes them over another way to the server.
+func storesAt(s *pgtest.Server, dsn string, change func(*Options)) millracetest.Factory {
 	return func(t testing.TB, partitions int) millracetest.Harness {
 		schema := fmt.Sprintf("store_%d", schemas.Add(1))
 		t.Cleanup(func() { exec(t, s.DSN("postgres"), "drop schema if exists "+quoted(schema)+" cascade") })
@@ -53,7 +58,7 @@ func stores(s *pgtest.Server, change func(*Options)) millracetest.Factory {
 				if change != nil {
 					change(o)
 				}
-				return Open(context.Background(), s.DSN("postgres"), o)
+				return Open(context.Background(), dsn, o)
 			},
 		}
 	}

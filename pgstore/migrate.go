@@ -112,7 +112,7 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, o *Options) (err error) {
 	case have > newest:
 		return fmt.Errorf("%w: it is of version %d, and this program knows versions up to %d only: run a newer program", ErrSchema, have, newest)
 	case have < newest:
-		if err := apply(ctx, db, o, todo); err != nil {
+		if err := applyDirectly(ctx, db, o, todo); err != nil {
 			return fmt.Errorf("%w: from version %d to %d: %w", ErrSchema, have, newest, err)
 		}
 	}
@@ -126,6 +126,20 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, o *Options) (err error) {
 // for each other.
 func (o *Options) migrationLock() int64 {
 	return int64(crc32.ChecksumIEEE([]byte("millrace " + o.Schema)))
+}
+
+// applyDirectly applies migrations over a connection that has a session, where one is named.
+func applyDirectly(ctx context.Context, db *sql.DB, o *Options, todo []migration) (err error) {
+	if o.ListenDSN != "" {
+		cfg, err := pgx.ParseConfig(o.ListenDSN)
+		if err != nil {
+			return err
+		}
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+		db = stdlib.OpenDB(*cfg)
+		defer func() { err = errors.Join(err, db.Close()) }()
+	}
+	return apply(ctx, db, o, todo)
 }
 
 // schemaVersion is the newest migration that was applied, 0 for none.

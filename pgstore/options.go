@@ -53,8 +53,8 @@ type Options struct {
 	// NoListen leaves out notifications, which need a session of their own, as pgbouncer's transaction mode has none:
 	// readers then find by polling what other nodes wrote. Defaults to false.
 	NoListen bool
-	// ListenDSN is a direct connection for notifications, where the store's own leads through a pool. Defaults to the
-	// store's.
+	// ListenDSN is a direct connection, where the store's own leads through a pool: for notifications, and for migrations,
+	// whose lock is a session's too. Defaults to the store's.
 	ListenDSN string
 	// Citus distributes the tables of a new store. Errors where the extension is missing. Defaults to false.
 	Citus bool

@@ -28,6 +28,7 @@ import (
 type serveOptions struct {
 	data       string
 	store      string
+	direct     string
 	node       string
 	http       string
 	admin      string
@@ -58,6 +59,7 @@ those under way, and closes the store.
 	f := c.Flags()
 	f.StringVar(&o.data, "data", "", "data folder (default: ./millrace-data, or a temporary one with --demo)")
 	f.StringVar(&o.store, "store", "", "PostgreSQL database that several nodes share, as postgres://…; instead of --data")
+	f.StringVar(&o.direct, "direct", "", "the same database as --store without the pool before it, as postgres://…, or none where there is no such way")
 	f.StringVar(&o.node, "node", "", "this node's name among those that share the store (default: a random name)")
 	f.StringVar(&o.http, "http", "127.0.0.1:8080", "address of the API")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:9090", "address of probes, metrics and profiles")
@@ -83,6 +85,10 @@ func (o *serveOptions) check() error {
 	switch {
 	case o.store == "" && o.node != "":
 		return badSetting("node", "is for nodes that share a store: name it by --store")
+	case o.store == "" && o.direct != "":
+		return badSetting("direct", "is for nodes that share a store: name it by --store")
+	case o.direct != "" && o.direct != noDirect && !isDSN(o.direct):
+		return badSetting("direct", "must begin with postgres:// or postgresql://, or be none")
 	case o.store != "" && o.data != "":
 		return badSetting("store", "and --data are two stores: name one")
 	case o.store != "" && !isDSN(o.store):
@@ -101,6 +107,18 @@ func (o *serveOptions) check() error {
 	}
 	_, err := newLogger(o.logLevel, o.logFormat)
 	return err
+}
+
+// noDirect says that the pool in --store is the only way to the database.
+const noDirect = "none"
+
+// shared are the options of a store that nodes share.
+func (o *serveOptions) shared(log *slog.Logger) pgstore.Options {
+	s := pgstore.Options{Node: o.node, Partitions: o.partitions, Logger: log}
+	if s.NoListen = o.direct == noDirect; !s.NoListen {
+		s.ListenDSN = o.direct
+	}
+	return s
 }
 
 // loopback says no to an address that other machines can reach: there is no authentication.
@@ -167,7 +185,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	var store *millrace.Store
 	var shared *cluster
 	if o.store != "" {
-		store, shared, err = openShared(ctx, o.store, pgstore.Options{Node: o.node, Partitions: o.partitions, Logger: log})
+		store, shared, err = openShared(ctx, o.store, o.shared(log))
 	} else {
 		store, err = openStore(o.data, o.partitions, log)
 	}

@@ -48,7 +48,7 @@ func TestPrecedenceOfSettings(t *testing.T) {
 		"log-format": {"json", "text", "auto"}, "log-level": {"debug", "warn", "error"}, "max-backlog": {"1", "2", "3"},
 		"output": {"json", "text", "json"}, "partitions": {"1", "2", "3"}, "paused": {"[command]", "[feed]", "[command,feed]"},
 		"quiet": {"true", "false", "true"}, "retry-for": {"1s", "2s", "3s"}, "server": {"[http://a]", "[http://b]", "[http://c,http://d]"},
-		"node": {"a", "b", "c"}, "store": {"postgres://a/a", "postgres://b/b", "postgres://c/c"},
+		"direct": {"none", "postgres://b/b", "postgres://c/c"}, "node": {"a", "b", "c"}, "store": {"postgres://a/a", "postgres://b/b", "postgres://c/c"},
 	}
 	for _, name := range settingNames() {
 		v, ok := values[name]

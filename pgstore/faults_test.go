@@ -23,46 +23,60 @@ type loaded struct {
 
 	mu       sync.Mutex
 	acked    map[string]bool // true where it was decided
+	unsure   []asked         // what a client was told no answer to, which was its last
 	moved    chan struct{}   // closed and replaced when something was acknowledged
 	stop     chan struct{}
 	wg       sync.WaitGroup
 	failures []error
 }
 
-func load(t *testing.T, s *millrace.Store) *loaded {
+// asked is what a client asked for.
+type asked struct {
+	c         *millrace.Command
+	partition int
+	decides   bool
+	events    int
+}
+
+func (a *asked) of(s *millrace.Store) error {
+	if a.decides {
+		return commitOne(s, a.partition, decided(a.c, true, a.events))
+	}
+	return s.Accept(context.Background(), a.partition, []millrace.AcceptedCommand{accepted(a.c)})
+}
+
+func load(t *testing.T, s *millrace.Store) *loaded { return loadAs(t, s, "") }
+
+// loadAs is load with clients of another name: a second load of a store.
+func loadAs(t *testing.T, s *millrace.Store, name string) *loaded {
 	l := &loaded{t: t, s: s, acked: map[string]bool{}, moved: make(chan struct{}), stop: make(chan struct{})}
 	for p := range s.Partitions() {
 		l.wg.Go(func() {
-			l.each(func(i int) (string, bool, error) {
-				c := command(fmt.Sprintf("d-%d-%d", p, i), p)
-				return c.ID, true, commitOne(s, p, decided(c, true, 1+i%3))
-			})
+			l.each(func(i int) asked { return asked{command(fmt.Sprintf("%sd-%d-%d", name, p, i), p), p, true, 1 + i%3} })
 		})
 		l.wg.Go(func() {
-			l.each(func(i int) (string, bool, error) {
-				c := command(fmt.Sprintf("a-%d-%d", p, i), p)
-				return c.ID, false, s.Accept(context.Background(), p, []millrace.AcceptedCommand{accepted(c)})
-			})
+			l.each(func(i int) asked { return asked{c: command(fmt.Sprintf("%sa-%d-%d", name, p, i), p), partition: p} })
 		})
 	}
 	return l
 }
 
-func (l *loaded) each(do func(i int) (string, bool, error)) {
+func (l *loaded) each(next func(i int) asked) {
 	for i := 0; ; i++ {
 		select {
 		case <-l.stop:
 			return
 		default:
 		}
-		id, decided, err := do(i)
+		a := next(i)
+		err := a.of(l.s)
 		l.mu.Lock()
 		if err != nil {
-			l.failures = append(l.failures, err)
+			l.failures, l.unsure = append(l.failures, err), append(l.unsure, a)
 			l.mu.Unlock()
 			return
 		}
-		l.acked[id] = decided
+		l.acked[a.c.ID] = a.decides
 		close(l.moved)
 		l.moved = make(chan struct{})
 		l.mu.Unlock()
@@ -95,6 +109,35 @@ func (l *loaded) end() {
 	for _, err := range l.failures {
 		l.t.Errorf("a client was told %v", err)
 	}
+}
+
+// refused waits until every client was told no, and gives what they were told: of nobody who was told so is it known whether
+// the store has it.
+func (l *loaded) refused() []error {
+	l.t.Helper()
+	ended := make(chan struct{})
+	go func() { l.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-patient(l.t).Done():
+		l.t.Fatal("somebody is still waiting")
+	}
+	return l.failures
+}
+
+// again asks once more for all that clients were told no to, as they do: what is there already is not done again.
+func (l *loaded) again() {
+	l.t.Helper()
+	for _, a := range l.unsure {
+		o, err := l.s.Lookup(patient(l.t), a.c.ID)
+		if a.decides && err == nil && o.Status == millrace.StatusDecided {
+			l.t.Logf("%s was decided, and nobody was told", a.c.ID)
+		} else if err := a.of(l.s); err != nil {
+			l.t.Errorf("%s, asked again: %v", a.c.ID, err)
+		}
+		l.acked[a.c.ID] = a.decides
+	}
+	l.failures, l.unsure = nil, nil
 }
 
 // check looks for everything that was acknowledged, in a store that may be another one.

@@ -257,6 +257,23 @@ func (s *Server) Kill() error {
 	return s.proc.kill(ctx, paused)
 }
 
+// AwaitEnd waits until the server has ended by itself, as one without restart_after_crash does that cannot go on.
+func (s *Server) AwaitEnd() error {
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return errNotRunning
+	}
+	select {
+	case <-s.proc.done:
+		return nil
+	case <-timeout.C:
+		return errors.New("the server still runs")
+	}
+}
+
 // KillBackend ends the process of one connection by SIGKILL; its number is what pg_backend_pid() says. The server then
 // closes all connections and recovers as after a crash.
 func (s *Server) KillBackend(pid int) error {

@@ -71,7 +71,7 @@ func classify(err error) fault {
 		return faultToken
 	case "53100": // disk_full
 		return faultFull
-	case "55P03", "40P01", "40001": // lock_not_available, deadlock_detected, serialization_failure
+	case "55P03", "57014", "40P01", "40001": // lock_not_available, query_canceled, deadlock_detected, serialization_failure
 		return faultLocked
 	}
 	switch pg.Code[:2] {

@@ -20,11 +20,11 @@ func TestClassify(t *testing.T) {
 		want fault
 	}{
 		{nil, faultNone},
-		{io.ErrUnexpectedEOF, faultPasses}, {context.DeadlineExceeded, faultPasses}, {state("57P01"), faultPasses}, {state("57014"), faultPasses},
+		{io.ErrUnexpectedEOF, faultPasses}, {context.DeadlineExceeded, faultPasses}, {state("57P01"), faultPasses},
 		{state("53300"), faultPasses}, {state("25006"), faultPasses}, {state("42501"), faultPasses}, {state("XX000"), faultPasses},
 		{state("08006"), faultPasses}, {state("58030"), faultPasses},
 		{state("53100"), faultFull},
-		{state("40001"), faultLocked}, {state("40P01"), faultLocked}, {state("55P03"), faultLocked},
+		{state("40001"), faultLocked}, {state("40P01"), faultLocked}, {state("55P03"), faultLocked}, {state("57014"), faultLocked},
 		{state("MR001"), faultFenced}, {state("MR002"), faultConflict}, {state("23505"), faultConflict}, {state("MR003"), faultToken},
 		{state("22021"), faultInvalid}, {state("23502"), faultInvalid}, {state("54000"), faultInvalid},
 	} {

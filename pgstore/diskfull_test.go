@@ -71,7 +71,7 @@ func TestDiskFull(t *testing.T) {
 			switch {
 			case errors.Is(err, millrace.ErrFull):
 				full++
-			case !errors.Is(err, ErrUnavailable) && !errors.Is(err, millrace.ErrFenced):
+			case !errors.Is(err, millrace.ErrUnavailable) && !errors.Is(err, millrace.ErrFenced):
 				t.Errorf("a client was told %v", err)
 			}
 		}
@@ -96,11 +96,11 @@ func TestDiskFull(t *testing.T) {
 		}
 		must(t, server.AwaitEnd()) // what it says of it finds no space either
 		for _, err := range log.refused() {
-			if !errors.Is(err, ErrUnavailable) && !errors.Is(err, millrace.ErrFull) && !errors.Is(err, millrace.ErrFenced) {
+			if !errors.Is(err, millrace.ErrUnavailable) && !errors.Is(err, millrace.ErrFull) && !errors.Is(err, millrace.ErrFenced) {
 				t.Errorf("a client was told %v", err)
 			}
 		}
-		if err := s.Writable(); !errors.Is(err, ErrUnavailable) && !errors.Is(err, millrace.ErrFull) {
+		if err := s.Writable(); !errors.Is(err, millrace.ErrUnavailable) && !errors.Is(err, millrace.ErrFull) {
 			t.Errorf("the store says that it is %v", err)
 		}
 		must(t, disk.Empty())

@@ -119,6 +119,9 @@ func migrate(ctx context.Context, cfg *pgx.ConnConfig, o *Options) (err error) {
 	if err := create(ctx, db, o); err != nil {
 		return err
 	}
+	if o.NoMigrate {
+		return nil
+	}
 	return report(ctx, db, o)
 }
 

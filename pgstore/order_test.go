@@ -207,8 +207,8 @@ func TestOrderWhilePartitionsMove(t *testing.T) {
 	moves := 0
 	for goOn := true; goOn; moves++ {
 		// Not before something was decided: a partition that moves all the time gets nowhere, and shows nothing.
-		before := logged(stores)
-		for goOn && logged(stores) < before+20 {
+		before := positions(stores)
+		for goOn && positions(stores) < before+20 {
 			select {
 			case <-done:
 				goOn = false
@@ -249,8 +249,8 @@ func TestOrderWhilePartitionsMove(t *testing.T) {
 	verify(t, stores[0])
 }
 
-// logged is how many events two nodes know of.
-func logged(stores []*millrace.Store) (n uint64) {
+// positions are how many events two nodes know of.
+func positions(stores []*millrace.Store) (n uint64) {
 	for _, s := range stores {
 		for _, h := range s.Heads() {
 			n += h.Position

@@ -96,7 +96,7 @@ func keepViews(t *testing.T, s *millrace.Store) (end func()) {
 				}
 				c := fmt.Sprint("c", p)
 				err := s.CommitViews(ctx, []millrace.ViewBatch{{Consumer: c, Partition: p, Puts: []millrace.Put{put}}})
-				for errors.Is(err, ErrUnavailable) || errors.Is(err, millrace.ErrFenced) {
+				for errors.Is(err, millrace.ErrUnavailable) || errors.Is(err, millrace.ErrFenced) {
 					if _, err = s.Resume(ctx, c); err == nil {
 						err = s.CommitViews(ctx, []millrace.ViewBatch{{Consumer: c, Partition: p, Puts: []millrace.Put{put}}})
 					}

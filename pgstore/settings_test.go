@@ -181,11 +181,11 @@ func TestPointedAtStandby(t *testing.T) {
 	proxy.SetTarget(standby.Addr())
 	proxy.Cut()
 	for _, err := range l.refused() {
-		if !errors.Is(err, ErrUnavailable) && !errors.Is(err, millrace.ErrFenced) {
+		if !errors.Is(err, millrace.ErrUnavailable) && !errors.Is(err, millrace.ErrFenced) {
 			t.Errorf("a client was told %v", err)
 		}
 	}
-	if _, err := s.Lookup(patient(t), "before"); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.Lookup(patient(t), "before"); !errors.Is(err, millrace.ErrUnavailable) {
 		t.Errorf("a read says %v", err)
 	}
 	proxy.SetTarget(server.Addr())

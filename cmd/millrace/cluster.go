@@ -106,7 +106,6 @@ func (c *cluster) decide(ctx context.Context) error {
 	return g.Wait()
 }
 
-
 // follow runs a consumer over the partitions that this node owns, whichever they are, until ctx ends.
 func (c *cluster) follow(ctx context.Context, run func(ctx context.Context, o *feed.Options) error, log *slog.Logger) error {
 	for ctx.Err() == nil {

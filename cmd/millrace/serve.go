@@ -114,7 +114,7 @@ const noDirect = "none"
 
 // shared are the options of a store that nodes share.
 func (o *serveOptions) shared(log *slog.Logger) pgstore.Options {
-	s := pgstore.Options{Node: o.node, Partitions: o.partitions, Logger: log}
+	s := pgstore.Options{Node: o.node, Partitions: o.partitions, Reports: sqlReports(), Logger: log}
 	if s.NoListen = o.direct == noDirect; !s.NoListen {
 		s.ListenDSN = o.direct
 	}

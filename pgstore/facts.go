@@ -70,7 +70,10 @@ func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, erro
 	return *a.Command, nil
 }
 
-// Pending implements millrace.Driver.
+// Pending implements millrace.Driver. Each page is a snapshot of its own, later than the one before, and a command that
+// commits late belongs into a page that was read already. One that was sent after that one was acknowledged must not be
+// seen before it: so the pages behind the first end with what had been accepted when the first was asked for. Whatever
+// was acknowledged before one of those was committed by then, and is in its place.
 func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.AcceptedCommand, error] {
 	return func(yield func(millrace.AcceptedCommand, error) bool) {
 		if err := d.reads.Enter(); err != nil {
@@ -78,13 +81,15 @@ func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 			return
 		}
 		defer d.reads.Leave()
-		var at time.Time // of the last one
+		var asked time.Time  // for the first page, by the database's clock
+		var until *time.Time // of the pages behind it
+		var at time.Time     // of the last one
 		var seq int32
 		var id string
 		for size := firstPage; ; size = nextPage(size) {
 			var page []millrace.AcceptedCommand
-			err := d.query(ctx, d.sql.pending, []any{partition, at, seq, id, size}, func(rows pgx.Rows) error {
-				a, err := scanCommand(rows, &at, &seq)
+			err := d.query(ctx, d.sql.pending, []any{partition, at, seq, id, size, until}, func(rows pgx.Rows) error {
+				a, err := scanCommand(rows, &asked, &at, &seq)
 				if err == nil {
 					id = a.Command.ID
 					page = append(page, a)
@@ -106,6 +111,10 @@ func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 			}
 			if len(page) < size {
 				return
+			}
+			if until == nil {
+				first := asked
+				until = &first
 			}
 		}
 	}

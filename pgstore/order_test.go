@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/millrace-io/millrace"
 	processor "github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/millracetest"
@@ -257,4 +259,48 @@ func positions(stores []*millrace.Store) (n uint64) {
 		}
 	}
 	return n
+}
+
+// A command commits so late that the page it belongs into was read already, and its client sends the next one. A reader that
+// reads on does not see the second before the first.
+func TestPendingPagesKeepTheOrder(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	s, _ := node(t, dsn, "a", nil)
+	ctx := patient(t)
+	var many []millrace.AcceptedCommand
+	for i := range firstPage + 10 {
+		many = append(many, accepted(command(fmt.Sprint("early", i), 1)))
+	}
+	// The late one is inserted first, which decides its place, and committed when the first page has been read.
+	late, second := command("late", 1), command("second", 1)
+	must(t, s.Accept(ctx, 1, []millrace.AcceptedCommand{accepted(late)}))
+	exec(t, dsn, `delete from fence.pending`)
+	conn, err := pgx.Connect(ctx, dsn)
+	must(t, err)
+	defer func() { _ = conn.Close(ctx) }()
+	inserting, err := conn.Begin(ctx)
+	must(t, err)
+	_, err = inserting.Exec(ctx, `insert into fence.pending values (1, clock_timestamp(), 1, 'late')`)
+	must(t, err)
+	must(t, s.Accept(ctx, 1, many))
+	var seen []string
+	for c, err := range s.Pending(ctx, 1) {
+		must(t, err)
+		if len(seen) == 0 {
+			must(t, inserting.Commit(ctx))
+			must(t, s.Accept(ctx, 1, []millrace.AcceptedCommand{accepted(second)}))
+		}
+		seen = append(seen, c.Command.ID)
+	}
+	if len(seen) != len(many) {
+		t.Errorf("%d commands, want %d: %v", len(seen), len(many), seen)
+	}
+	seen = nil
+	for c, err := range s.Pending(ctx, 1) {
+		must(t, err)
+		seen = append(seen, c.Command.ID)
+	}
+	if len(seen) != len(many)+2 || seen[0] != "late" || seen[len(seen)-1] != "second" {
+		t.Errorf("the next reader sees %d commands, %v", len(seen), seen)
+	}
 }

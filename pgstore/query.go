@@ -55,9 +55,10 @@ func newStatements(schema string) statements {
 				order by version desc limit 1) e`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),
-		pending: sql(`select p.accepted_at, p.seq, ` + commandColumns + ` from (
+		// now() is when the statement came, which is before it took its snapshot.
+		pending: sql(`select now(), p.accepted_at, p.seq, ` + commandColumns + ` from (
 				select * from S.pending where partition = $1 and (accepted_at, seq, id) > ($2::timestamptz, $3::integer, $4::text)
-				order by accepted_at, seq, id limit $5
+				and ($6::timestamptz is null or accepted_at <= $6) order by accepted_at, seq, id limit $5
 			) p join S.commands c on c.partition = p.partition and c.id = p.id order by p.accepted_at, p.seq, p.id`),
 		// For each partition the events behind a position, up to a number and, from the second on, up to a size.
 		feed: sql(`select b.partition, e.position, e.stream, e.version, e.type, e.data, e.time_ns, e.command_id, e.correlation_id

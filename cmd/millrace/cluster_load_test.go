@@ -324,12 +324,29 @@ func (c *clusterClient) place(id string) *wish {
 	return c.wish("order-"+id, call{method: http.MethodPost, path: "/v1/orders", key: id, prefer: "wait=30", body: anOrder(id)})
 }
 
-// ask sends a command to one node and takes whatever time that takes.
-func (one *wish) ask(ctx context.Context, s *server) (err error) {
+// ask sends a command to one node alone, and again under its key where that gave up in time, until it is answered.
+func (c *clusterClient) ask(ctx context.Context, s *server, one *wish) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	one.later, err = s.try(ctx, one.call)
-	return err
+	tick := time.NewTicker(clusterPace)
+	defer tick.Stop()
+	for {
+		a, err := s.try(ctx, one.call)
+		if err != nil {
+			return err
+		}
+		why := c.why(&one.call, a, nil)
+		if why == "" {
+			one.later = a
+			return nil
+		}
+		c.w.sentAgain(why)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: the last answer was %s", ctx.Err(), a)
+		}
+	}
 }
 
 // readElsewhere reads at another node what a command led to, which must be there.

@@ -242,7 +242,7 @@ func (c *commit) decideArgs(claim bool) []any {
 
 // write sends one transaction: one statement, one round trip. An error that passes leaves open whether it was written.
 func (d *Driver) write(c *commit) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), d.o.attempt)
 	defer cancel()
 	var added, removed int64
 	d.backlog.begin()
@@ -263,10 +263,12 @@ func (d *Driver) write(c *commit) (err error) {
 			return err
 		}
 	}
-	if len(c.oCommand) == 0 {
-		return d.pool.QueryRow(ctx, d.sql.keep, c.keepArgs(claim)...).Scan(&added)
-	}
-	return d.pool.QueryRow(ctx, d.sql.decide, c.decideArgs(claim)...).Scan(&added, &removed)
+	return d.on(ctx, func(conn *pgx.Conn) error {
+		if len(c.oCommand) == 0 {
+			return conn.QueryRow(ctx, d.sql.keep, c.keepArgs(claim)...).Scan(&added)
+		}
+		return conn.QueryRow(ctx, d.sql.decide, c.decideArgs(claim)...).Scan(&added, &removed)
+	})
 }
 
 var errOutside = errors.New("checked outside of the transaction")
@@ -314,14 +316,14 @@ func (d *Driver) applied(parts []*part, c *commit) {
 			moved, to = append(moved, p.partition), append(to, p.to)
 		}
 	}
-	d.heads.move(moved, to)
+	d.heads.committed(moved, to)
 	d.stats.wrote(len(parts), len(c.id), len(c.oCommand), len(c.ePosition))
 	d.notify.mark(parts)
 }
 
-// decided says whether the last decision of a part is in the log.
+// decided says whether the last decision of a part is in the log, for good.
 func (d *Driver) decided(p *part) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), d.o.attempt)
 	defer cancel()
 	var chain []byte
 	err := d.pool.QueryRow(ctx, d.sql.chainAt, p.partition, p.to.ordinal).Scan(&chain)
@@ -331,5 +333,8 @@ func (d *Driver) decided(p *part) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for a decision: %w", err)
 	}
-	return bytes.Equal(chain, p.to.Chain[:]), nil
+	if !bytes.Equal(chain, p.to.Chain[:]) {
+		return false, nil
+	}
+	return true, d.confirm()
 }

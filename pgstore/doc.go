@@ -12,7 +12,11 @@
 //
 // done(nil) means that the server has flushed the transaction, and with synchronous standbys that they have. Where the
 // answer to a commit is lost, the driver looks for the outcome of its last decision; acceptances are simply written
-// again. The documents of views are written without waiting for the disk: they follow from facts. A database that
+// again. What is found then may still wait for a standby, so it is acknowledged after a commit behind it. For the same
+// reason a statement that takes too long is given up and not cancelled: the server would end its wait for the standby
+// and show to everybody what the standby lacks. As long as the standby hangs, statements that were given up keep their
+// connections on the server. Who ends such a wait by hand, with pg_cancel_backend, shows commands and events to readers
+// that a failover may take. The documents of views are written without waiting for the disk: they follow from facts. A database that
 // lost acknowledged commits, as one restored from a backup or a standby that lagged has, is noticed by its heads, and
 // the store fails rather than go on beside the truth.
 //

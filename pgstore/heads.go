@@ -20,13 +20,16 @@ type head struct {
 
 // heads are the heads as this node knows them: moved at once by its own commits, by polling for those of others.
 type heads struct {
-	mu     sync.Mutex
-	at     []head
+	mu sync.Mutex
+	at []head
+	// sure is what of them no failover can take: the database has answered to this node a commit that is not older. What
+	// was only seen may be gone in the database that takes over; see [Driver.refresh].
+	sure   []head
 	moved  chan struct{} // closed and replaced when a head moves; nil while nobody waits
 	closed bool
 }
 
-func (h *heads) init(n int) { h.at = make([]head, n) }
+func (h *heads) init(n int) { h.at, h.sure = make([]head, n), make([]head, n) }
 
 func (h *heads) get(p int) head {
 	h.mu.Lock()
@@ -40,21 +43,75 @@ func (h *heads) all() []head {
 	return slices.Clone(h.at)
 }
 
-// move takes newer heads. What is older came by a slower way.
-func (h *heads) move(partitions []int, to []head) (moved int) {
+// known are all heads, and what of them is sure.
+func (h *heads) known() (at, sure []head) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.at), slices.Clone(h.sure)
+}
+
+// committed takes the heads of own commits that were answered. What is older came by a slower way.
+func (h *heads) committed(partitions []int, to []head) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	moved := false
+	for i, p := range partitions {
+		if to[i].ordinal > h.at[p].ordinal {
+			h.at[p], moved = to[i], true
+		}
+		if to[i].ordinal > h.sure[p].ordinal {
+			h.sure[p] = to[i]
+		}
+	}
+	if moved {
+		h.wake()
+	}
+}
+
+// acquired begins anew where the database says that partitions stand, now that they are this node's.
+func (h *heads) acquired(partitions []int, at []head) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, p := range partitions {
-		if to[i].ordinal > h.at[p].ordinal {
-			h.at[p] = to[i]
+		h.at[p], h.sure[p] = at[i], at[i]
+	}
+	h.wake()
+}
+
+// promised makes sure what a transaction saw that was answered.
+func (h *heads) promised(partitions []int, seen []head) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, p := range partitions {
+		if seen[i].ordinal > h.sure[p].ordinal {
+			h.sure[p] = seen[i]
+		}
+	}
+}
+
+// look takes what was seen of the heads that were there before. One that is behind, or another one, is taken back, unless
+// it has moved since it was asked for.
+func (h *heads) look(partitions []int, before, now []head) (moved int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, p := range partitions {
+		if now[i].ordinal > h.at[p].ordinal || h.at[p] == before[p] && now[i] != before[p] {
+			h.at[p] = now[i]
 			moved++
 		}
 	}
-	if moved > 0 && h.moved != nil {
+	if moved > 0 {
+		h.wake()
+	}
+	return moved
+}
+
+// wake tells who waits; h.mu is held.
+func (h *heads) wake() {
+	if h.moved != nil {
 		close(h.moved)
 		h.moved = nil
 	}
-	return moved
 }
 
 // wait returns a channel that is closed when a head moves from now on, and whether the store is closed.
@@ -72,10 +129,7 @@ func (h *heads) shut() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
-	if h.moved != nil {
-		close(h.moved)
-		h.moved = nil
-	}
+	h.wake()
 }
 
 // Moved implements millrace.Shared.
@@ -94,28 +148,23 @@ func (d *Driver) Heads() []millrace.Head {
 // refresh reads all heads. Those of own partitions follow the answers to own commits alone: while the database waits for a
 // standby, or breaks down, it may show what it has not promised yet.
 //
-// A head that is behind one that was known before it was asked for is gone: the database was
-// put back, or a standby that lagged took over. Nothing can be promised on such a log.
+// A head that is behind one that was sure before it was asked for is gone: the database was put back, or a standby that
+// lagged took over. Nothing can be promised on such a log. One that was only seen is another matter: a server whose first
+// process was killed lets the commits go that wait for a standby, and for a moment everybody sees them. They were answered
+// to nobody, their owner writes them again, and the standby that takes over lacks them rightly.
 func (d *Driver) refresh(ctx context.Context, told bool) error {
-	before := d.heads.all()
+	before, sure := d.heads.known()
+	if d.o.trusting {
+		sure = before
+	}
 	partitions := make([]int, 0, len(before))
 	now := make([]head, 0, len(before))
 	epochs := make([]uint64, 0, len(before))
 	err := d.query(ctx, d.sql.heads, nil, func(rows pgx.Rows) error {
-		var p int
-		var h head
-		var position, epoch int64
-		var chain []byte
-		if err := rows.Scan(&p, &position, &chain, &h.ordinal, &epoch); err != nil {
-			return err
-		}
-		if p < 0 || p >= len(before) || len(chain) != len(h.Chain) {
-			return fmt.Errorf("%w: partitions: row %d", millrace.ErrCorrupt, p)
-		}
-		h.Position = uint64(position) //nolint:gosec // never negative
-		copy(h.Chain[:], chain)
+		var epoch int64
+		p, h, err := d.scanHead(rows, &epoch)
 		partitions, now, epochs = append(partitions, p), append(now, h), append(epochs, uint64(epoch)) //nolint:gosec // counts owners
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
@@ -124,23 +173,38 @@ func (d *Driver) refresh(ctx context.Context, told bool) error {
 		return fmt.Errorf("%w: partitions: %d rows for %d partitions", millrace.ErrCorrupt, len(now), len(before))
 	}
 	for i, p := range partitions {
-		if err := d.compare(p, before[p], now[i]); err != nil {
+		if err := d.compare(p, sure[p], now[i]); err != nil {
 			return err
 		}
 		if !d.leases.follows(p, epochs[i]) {
 			now[i] = before[p]
 		}
 	}
-	d.stats.looked(d.o.Now(), d.heads.move(partitions, now), told)
+	d.stats.looked(d.o.Now(), d.heads.look(partitions, before, now), told)
 	return nil
 }
 
-// compare fails the store where a head is behind one that was known before it was read.
-func (d *Driver) compare(partition int, before, now head) error {
-	if now.ordinal > before.ordinal || now == before {
+// scanHead reads a row of partition, position, chain and ordinal, and one column more.
+func (d *Driver) scanHead(rows pgx.Rows, more any) (p int, h head, err error) {
+	var position int64
+	var chain []byte
+	if err := rows.Scan(&p, &position, &chain, &h.ordinal, more); err != nil {
+		return 0, head{}, err
+	}
+	if p < 0 || p >= d.meta.Partitions || len(chain) != len(h.Chain) {
+		return 0, head{}, fmt.Errorf("%w: partitions: row %d", millrace.ErrCorrupt, p)
+	}
+	h.Position = uint64(position) //nolint:gosec // never negative
+	copy(h.Chain[:], chain)
+	return p, h, nil
+}
+
+// compare fails the store where a head is behind one that was sure before it was read.
+func (d *Driver) compare(partition int, sure, now head) error {
+	if now.ordinal > sure.ordinal || now == sure {
 		return nil
 	}
-	err := fmt.Errorf("%w: partition %d is at position %d and was at %d: the database lost what was acknowledged", millrace.ErrFailed, partition, now.Position, before.Position)
+	err := fmt.Errorf("%w: partition %d is at position %d and was at %d: the database lost what was acknowledged", millrace.ErrFailed, partition, now.Position, sure.Position)
 	d.fail(err)
 	return err
 }

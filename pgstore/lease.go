@@ -3,6 +3,7 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -138,34 +139,28 @@ func (d *Driver) Acquire(ctx context.Context, partition int) (epoch uint64, ok b
 // acquire takes as many of some partitions as it can get, and returns their epochs. The partitions are in order, so that
 // two who want the same ones do not wait for each other.
 func (d *Driver) acquire(ctx context.Context, partitions []int) (map[int]uint64, error) {
-	before, start := d.heads.all(), d.o.Now()
+	_, sure := d.heads.known()
+	start := d.o.Now()
 	got := map[int]uint64{}
 	var all []int
 	var at []head
 	// Not by query, which would try again: each try is an epoch.
 	_, err := d.queryOnce(ctx, d.sql.acquire, []any{int32s(partitions), d.o.Node, d.ttl()}, func(rows pgx.Rows) error {
-		var p int
-		var h head
-		var position, token int64
-		var chain []byte
-		if err := rows.Scan(&p, &token, &position, &chain, &h.ordinal); err != nil {
-			return err
-		}
-		h.Position = uint64(position) //nolint:gosec // counts events
-		copy(h.Chain[:], chain)
+		var token int64
+		p, h, err := d.scanHead(rows, &token)
 		got[p] = uint64(token) //nolint:gosec // counts owners
 		all, at = append(all, p), append(at, h)
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, readError(ctx, err)
 	}
 	for i, p := range all {
-		if err := d.compare(p, before[p], at[i]); err != nil {
+		if err := d.compare(p, sure[p], at[i]); err != nil {
 			return nil, err
 		}
 	}
-	d.heads.move(all, at)
+	d.heads.acquired(all, at)
 	d.views.forget("", all...)
 	for _, p := range all {
 		d.w.acquired(p, got[p], d.until(start))
@@ -175,7 +170,8 @@ func (d *Driver) acquire(ctx context.Context, partitions []int) (map[int]uint64,
 
 // Renew extends all leases by one call. lost are the partitions that are not this node's any more: another node took
 // them, their leases ran out here before the database could be reached, or nobody knows whether their last decisions were
-// written. Those may be acquired again. Renew must be called several times in a lease's time.
+// written. Those may be acquired again. Renew must be called several times in a lease's time. What it sees of all
+// partitions is sure when it is answered: nothing before it can be lost alone.
 func (d *Driver) Renew(ctx context.Context) (lost []int, err error) {
 	if err := d.reads.Enter(); err != nil {
 		return nil, err
@@ -188,16 +184,20 @@ func (d *Driver) Renew(ctx context.Context) (lost []int, err error) {
 	}
 	start := d.o.Now()
 	have := map[int]bool{}
+	var all []int
+	var seen []head
 	err = d.query(ctx, d.sql.renew, []any{int32s(partitions), epochs, d.ttl()}, func(rows pgx.Rows) error {
-		var p int
-		if err := rows.Scan(&p); err != nil {
-			return err
-		}
-		have[p] = true
-		return nil
+		var renewed bool
+		p, h, err := d.scanHead(rows, &renewed)
+		all, seen = append(all, p), append(seen, h)
+		have[p] = renewed
+		return err
 	})
 	if err != nil {
 		return append(lost, d.leases.drop()...), readError(ctx, err)
+	}
+	if slices.Contains(slices.Collect(maps.Values(have)), true) { // something was written, and waited for
+		d.heads.promised(all, seen)
 	}
 	until := d.until(start)
 	for i, p := range partitions {

@@ -114,6 +114,10 @@ func poolConfig(dsn string, o *Options) (*pgxpool.Config, error) {
 	}
 	cfg.MaxConns = int32(o.PoolSize) //nolint:gosec // small
 	c := cfg.ConnConfig
+	c.OnNotice = noticed
+	if !o.trusting {
+		cfg.BeforeConnect = neverCancel
+	}
 	if !strings.Contains(dsn, "default_query_exec_mode") {
 		c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}

@@ -88,6 +88,10 @@ type Options struct {
 	separateClaims bool
 	// groups bounds the partitions of one transaction; 0 for no bound.
 	groups int
+	// attempt bounds one try to write. Defaults to attemptTimeout.
+	attempt time.Duration
+	// trusting takes what a server shows for what it promised: the fault that tests of standbys must notice.
+	trusting bool
 }
 
 const (
@@ -154,6 +158,7 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	set(&r.AcceptPatience, 15*time.Second)
 	set(&r.DecidePatience, 60*time.Second)
+	set(&r.attempt, attemptTimeout)
 	if r.Logger == nil {
 		r.Logger = slog.New(slog.DiscardHandler)
 	}

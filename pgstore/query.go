@@ -86,8 +86,9 @@ func newStatements(schema string) statements {
 		// Nobody needs to wait for the disk: the heads are there to be looked at.
 		notify: `select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`,
 
-		acquire: sql(`select p, a.epoch, a."position", a.chain, a.ordinal from unnest($1::integer[]) p cross join lateral S.acquire(p, $2, $3::interval) a`),
-		renew:   sql(`select r from S.renew($1, $2, $3::interval) r`),
+		acquire: sql(`select p, a."position", a.chain, a.ordinal, a.epoch from unnest($1::integer[]) p cross join lateral S.acquire(p, $2, $3::interval) a`),
+		renew: sql(`with r as materialized (select r from S.renew($1, $2, $3::interval) r)
+			select p.partition, p.position, p.chain, p.ordinal, r.r is not null from S.partitions p left join r on r.r = p.partition`),
 		release: sql(`select S.release($1, $2)`),
 		join:    sql(`select n from S.join_nodes($1, $2::interval) n`),
 		leave:   sql(`delete from S.nodes where name = $1`),
@@ -161,18 +162,21 @@ func (d *Driver) exec(ctx context.Context, sql string, args ...any) error {
 }
 
 func (d *Driver) queryOnce(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) (seen bool, err error) {
-	rows, err := d.pool.Query(ctx, sql, args...)
-	if err != nil {
-		return false, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		seen = true
-		if err := each(rows); err != nil {
-			return true, err
+	err = d.on(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, sql, args...)
+		if err != nil {
+			return err
 		}
-	}
-	return seen, rows.Err()
+		defer rows.Close()
+		for rows.Next() {
+			seen = true
+			if err := each(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
+	return seen, err
 }
 
 const (

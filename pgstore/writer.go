@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type request struct {
 	done  func(error)
 	epoch uint64 // under which its decisions were made
 	at    time.Time
+	tried bool  // an attempt had no answer, and may have been written
 	err   error // why it is refused; it keeps its place in the queue, so that done is called in order
 }
 
@@ -361,6 +363,9 @@ func (w *writers) try(parts []*part) (alone []*part) {
 			return nil
 		}
 		err := w.d.write(c)
+		if err == nil && tried(parts) {
+			err = w.d.confirm()
+		}
 		kind := classify(err)
 		switch {
 		case kind == faultNone:
@@ -369,6 +374,7 @@ func (w *writers) try(parts []*part) (alone []*part) {
 			return nil
 		case kind == faultPasses, kind == faultFull:
 			w.d.reached(err, true)
+			unanswered(parts)
 			w.expire(parts, err)
 		case kind == faultConflict && w.refuse(parts, conflicting(err)):
 			continue // without those whose ids are taken
@@ -394,6 +400,22 @@ func (w *writers) try(parts []*part) (alone []*part) {
 			w.expire(parts, err)
 		}
 	}
+}
+
+// unanswered notes that what is in parts may have been written.
+func unanswered(parts []*part) {
+	for _, p := range parts {
+		for _, r := range p.reqs {
+			r.tried = true
+		}
+	}
+}
+
+// tried says whether something in parts may have been written before.
+func tried(parts []*part) bool {
+	return slices.ContainsFunc(parts, func(p *part) bool {
+		return slices.ContainsFunc(p.reqs, func(r *request) bool { return r.tried && r.err == nil })
+	})
 }
 
 // rest waits before the next attempt; not where the store closes.
@@ -496,12 +518,16 @@ func (w *writers) reject(p *part, kind fault, err error) {
 }
 
 // resolve finds out why a part was fenced. It may have been written by an attempt whose answer was lost, which is
-// true also when another owner has gone on since: the outcome of the last decision tells. Otherwise its decisions fail.
+// true also when another owner has gone on since: the outcome of the last decision tells. Otherwise its decisions fail,
+// or are to be tried again.
 func (w *writers) resolve(p *part, err error) (committed bool) {
 	for attempt := 0; ; attempt++ {
 		committed, rerr := w.d.decided(p)
 		if rerr == nil && committed {
 			return true
+		}
+		if rerr == nil && attempt > 0 {
+			return false // it may be another database by now, where the part has its place
 		}
 		if rerr == nil {
 			w.d.leases.lose(p.partition, p.epoch)

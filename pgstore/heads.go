@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -160,9 +161,10 @@ func (d *Driver) refresh(ctx context.Context, told bool) error {
 	partitions := make([]int, 0, len(before))
 	now := make([]head, 0, len(before))
 	epochs := make([]uint64, 0, len(before))
+	var started int64
 	err := d.query(ctx, d.sql.heads, nil, func(rows pgx.Rows) error {
 		var epoch int64
-		p, h, err := d.scanHead(rows, &epoch)
+		p, h, err := d.scanHead(rows, &epoch, &started)
 		partitions, now, epochs = append(partitions, p), append(now, h), append(epochs, uint64(epoch)) //nolint:gosec // counts owners
 		return err
 	})
@@ -180,15 +182,18 @@ func (d *Driver) refresh(ctx context.Context, told bool) error {
 			now[i] = before[p]
 		}
 	}
+	if err := d.recognise(ctx, sure, started); err != nil {
+		return err
+	}
 	d.stats.looked(d.o.Now(), d.heads.look(partitions, before, now), told)
 	return nil
 }
 
-// scanHead reads a row of partition, position, chain and ordinal, and one column more.
-func (d *Driver) scanHead(rows pgx.Rows, more any) (p int, h head, err error) {
+// scanHead reads a row of partition, position, chain and ordinal, and what comes behind.
+func (d *Driver) scanHead(rows pgx.Rows, more ...any) (p int, h head, err error) {
 	var position int64
 	var chain []byte
-	if err := rows.Scan(&p, &position, &chain, &h.ordinal, more); err != nil {
+	if err := rows.Scan(append([]any{&p, &position, &chain, &h.ordinal}, more...)...); err != nil {
 		return 0, head{}, err
 	}
 	if p < 0 || p >= d.meta.Partitions || len(chain) != len(h.Chain) {
@@ -197,6 +202,42 @@ func (d *Driver) scanHead(rows pgx.Rows, more any) (p int, h head, err error) {
 	h.Position = uint64(position) //nolint:gosec // never negative
 	copy(h.Chain[:], chain)
 	return p, h, nil
+}
+
+// recognise looks, where the server has been started since, whether the log is the one that it was: a standby that lagged may
+// have taken over and gone on, beyond what was sure here, before anybody looked. By the server's start it is seen through a
+// pool of connections too.
+func (d *Driver) recognise(ctx context.Context, sure []head, started int64) error {
+	if d.o.trusting || d.known.Load() == started {
+		return nil
+	}
+	var partitions []int
+	var ordinals []int64
+	for p, h := range sure {
+		if h.ordinal > 0 {
+			partitions, ordinals = append(partitions, p), append(ordinals, h.ordinal)
+		}
+	}
+	same := map[int]bool{}
+	err := d.query(ctx, d.sql.chainsAt, []any{int32s(partitions), ordinals}, func(rows pgx.Rows) error {
+		var p int
+		var chain []byte
+		err := rows.Scan(&p, &chain)
+		same[p] = err == nil && bytes.Equal(chain, sure[p].Chain[:])
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range partitions {
+		if !same[p] {
+			err = fmt.Errorf("%w: partition %d has another history up to position %d: the database lost what was acknowledged", millrace.ErrFailed, p, sure[p].Position)
+			d.fail(err)
+			return err
+		}
+	}
+	d.known.Store(started)
+	return nil
 }
 
 // compare fails the store where a head is behind one that was sure before it was read.

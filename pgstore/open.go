@@ -40,6 +40,7 @@ type Driver struct {
 	notify  notifier
 	stats   counters
 
+	known  atomic.Int64 // the start of the server whose history is known to be ours
 	down   atomic.Pointer[outage]
 	failed atomic.Pointer[error]
 

@@ -141,9 +141,15 @@ func shown(t *testing.T, trusting bool) (owner error, ended bool) {
 			t.Fatal("the database does not come back")
 		}
 	}
-	if ended = db.failure() != nil; ended || owner != nil || trusting {
-		return owner, ended
+	if ended = db.failure() != nil; !ended && owner == nil && !trusting {
+		goOn(t, a, b)
 	}
+	return owner, ended
+}
+
+// goOn has both nodes of shown go on, in the database that took over.
+func goOn(t *testing.T, a, b *millrace.Store) {
+	t.Helper()
 	if p := b.Heads()[1].Position; p != 3 {
 		t.Errorf("b knows position %d", p)
 	}
@@ -154,7 +160,6 @@ func shown(t *testing.T, trusting bool) (owner error, ended bool) {
 	must(t, commitOne(b, 2, decided(command("after", 2), true, 1)))
 	must(t, commitOne(a, 1, decided(command("next", 1), true, 1)))
 	verify(t, b)
-	return owner, ended
 }
 
 // What everybody could see for a moment, and nobody was promised, is gone with the database. Its owner writes it again, once,
@@ -166,6 +171,63 @@ func TestSeenAndNotPromised(t *testing.T) {
 	t.Run("control", func(t *testing.T) {
 		if owner, ended := shown(t, true); owner != nil || !ended {
 			t.Errorf("the owner was told %v, the other node ended itself %v: the test notices nothing", owner, ended)
+		}
+	})
+}
+
+// reused has a standby that lagged take over, and another node go on there before the first one looks: beyond the positions
+// that the first one was acknowledged. It says what the first one then ended itself with, if it did.
+func reused(t *testing.T, trusting bool) error {
+	t.Helper()
+	server := server(t)
+	standby := server.Standby(t, false)
+	proxy := pgtest.NewProxy(t, server.Addr())
+	fatal := make(chan error, 1)
+	a, da := node(t, proxy.DSN("postgres"), "a", func(o *Options) {
+		patientLease(o)
+		o.NoListen, o.Poll, o.trusting, o.Fatal = true, time.Hour, trusting, func(err error) { fatal <- err }
+	})
+	acquire(t, a, 0)
+	must(t, commitOne(a, 0, decided(command("kept", 0), true, 1)))
+	ctx := patient(t)
+	at := ask[string](t, server.DSN("postgres"), "select pg_current_wal_flush_lsn()::text")
+	for ask[bool](t, standby.DSN("postgres"), "select pg_last_wal_replay_lsn() < $1::pg_lsn", at) {
+		if !pause(ctx, nil, time.Millisecond) {
+			t.Fatal("the standby does not follow")
+		}
+	}
+	must(t, standby.Pause())
+	must(t, commitOne(a, 0, decided(command("lost", 0), true, 1)))
+	takeOver(t, server, standby, proxy)
+	expire(t, standby.DSN("postgres"), 0)
+	b, _ := node(t, standby.DSN("postgres"), "b", patientLease)
+	acquire(t, b, 0)
+	if p := b.Heads()[0].Position; p != 1 {
+		t.Fatalf("the standby is at position %d and was to lag", p)
+	}
+	for i := range 3 {
+		must(t, commitOne(b, 0, decided(command(fmt.Sprint("other", i), 0), true, 1)))
+	}
+	if err := da.inquire(ctx, false); err != nil && !errors.Is(err, millrace.ErrFailed) {
+		t.Errorf("a look at the database says %v", err)
+	}
+	select {
+	case err := <-fatal:
+		return err
+	default:
+		return nil
+	}
+}
+
+// Positions that were acknowledged have other events after a failover that lost them: a node notices also where the log is
+// longer by then than it was. The control compares lengths alone.
+func TestReusedPositions(t *testing.T) {
+	if err := reused(t, false); !errors.Is(err, millrace.ErrFailed) {
+		t.Errorf("the node ended with %v", err)
+	}
+	t.Run("control", func(t *testing.T) {
+		if err := reused(t, true); err != nil {
+			t.Errorf("the node ended with %v: the test notices nothing", err)
 		}
 	})
 }

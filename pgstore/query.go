@@ -13,7 +13,7 @@ import (
 type statements struct {
 	meta, heads, waiting, backlog           string
 	keep, decide, claim, commitViews        string
-	chainAt, epochOf                        string
+	chainAt, chainsAt, epochOf              string
 	keysOf, outcomesOf, commandsOf, command string
 	version, versionsOf                     string
 	events, pending, feed                   string
@@ -29,8 +29,9 @@ type statements struct {
 func newStatements(schema string) statements {
 	sql := func(text string) string { return strings.ReplaceAll(text, "S.", schema+".") }
 	return statements{
-		meta:    sql(`select id, epoch, partitions from S.store`),
-		heads:   sql(`select partition, position, chain, ordinal, epoch from S.partitions`),
+		meta: sql(`select id, epoch, partitions from S.store`),
+		heads: sql(`select partition, position, chain, ordinal, epoch, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
+			from S.partitions`),
 		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
 		backlog: sql(`select count(*) from S.pending`),
 
@@ -39,7 +40,9 @@ func newStatements(schema string) statements {
 		claim:       sql(`select S.claim($1, $2, $3)`),
 		commitViews: sql(`select S.commit_views(` + placeholders(viewParams) + `)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
-		epochOf:     sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`),
+		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)
+			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal`),
+		epochOf: sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`),
 
 		keysOf: sql(`select id, partition from S.keys where id = any($1::text[])`),
 		outcomesOf: sql(`select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/millrace-io/millrace"
 )
 
@@ -146,110 +144,6 @@ func TestOtherNodesSeeIt(t *testing.T) {
 			verify(t, a)
 		})
 	}
-}
-
-// The hazards of feeds that follow a sequence or the oldest transaction: a writer that is slow to commit, one that is
-// rolled back, long transactions here and in another database, a prepared one that nobody ends. None of them makes
-// an event be skipped, and none but the one that holds a partition's row stalls anything.
-func TestFeedHazards(t *testing.T) {
-	server := server(t)
-	dsn := server.DSN("postgres")
-	must(t, server.CreateDatabase("other"))
-	s := open(t, dsn, four(t, nil))
-	ctx := patient(t)
-	begin := func(dsn string, sqls ...string) pgx.Tx {
-		t.Helper()
-		conn, err := pgx.Connect(ctx, dsn)
-		must(t, err)
-		t.Cleanup(func() { _ = conn.Close(context.Background()) })
-		tx, err := conn.Begin(ctx)
-		must(t, err)
-		for _, sql := range sqls {
-			_, err = tx.Exec(ctx, sql)
-			must(t, err)
-		}
-		return tx
-	}
-	n := 0
-	write := func() {
-		t.Helper()
-		for p := range 4 {
-			must(t, commitOne(s, p, decided(command(fmt.Sprint("e", n), p), true, 2)))
-			n += 2
-		}
-	}
-	seen := func(what string) {
-		t.Helper()
-		if err := follow(ctx, s, n); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	exec(t, dsn, "create table s.bystander (n int)")
-	exec(t, server.DSN("other"), "create table bystander (n int)")
-	for _, hazard := range []struct {
-		name string
-		tx   func() pgx.Tx
-	}{
-		{"a long transaction with an id", func() pgx.Tx { return begin(dsn, "insert into s.bystander values (1)") }},
-		{"one in another database", func() pgx.Tx { return begin(server.DSN("other"), "insert into bystander values (1)") }},
-		{"a long transaction that reads", func() pgx.Tx {
-			return begin(dsn, "set transaction isolation level repeatable read", "select count(*) from s.events")
-		}},
-		{"one that has kept a command and does not commit", func() pgx.Tx {
-			return begin(dsn, "insert into s.commands values (1, 'slow', 'tally-x', 'Add', 0, null, '', '', '', '', '')", "insert into s.pending values (1, now(), 1, 'slow')")
-		}},
-	} {
-		t.Run(hazard.name, func(t *testing.T) {
-			tx := hazard.tx()
-			write()
-			seen(hazard.name)
-			must(t, tx.Rollback(ctx)) // and the rollback leaves no gap
-			write()
-			seen(hazard.name)
-		})
-	}
-	t.Run("an orphan prepared transaction", func(t *testing.T) {
-		tx := begin(dsn, "insert into s.bystander values (2)", "prepare transaction 'orphan'")
-		defer exec(t, dsn, "rollback prepared 'orphan'")
-		_ = tx.Rollback(ctx) // there is none any more
-		write()
-		seen("orphan")
-	})
-	t.Run("a command that commits late is found late", func(t *testing.T) {
-		c := command("late", 2)
-		tx := begin(dsn)
-		_, err := tx.Exec(ctx, `select s.keep(true, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, []int32{2}, []string{c.ID}, []bool{false}, []string{string(c.Stream)}, []string{c.Type},
-			[]int64{c.Time.UnixNano()}, []bool{false}, []int64{0}, []string{c.CorrelationID}, []string{""}, []string{c.Source}, [][]byte{c.Data}, [][]byte{fingerprint(c)})
-		must(t, err)
-		early := command("early", 2)
-		must(t, s.Accept(ctx, 2, []millrace.AcceptedCommand{accepted(early)}))
-		must(t, commitOne(s, 2, decided(early, false, 1)))
-		n++
-		for a, err := range s.Pending(ctx, 2) {
-			t.Errorf("pending: %+v %v", a, err)
-		}
-		must(t, tx.Commit(ctx))
-		found := 0
-		for a, err := range s.Pending(ctx, 2) {
-			must(t, err)
-			if found++; a.Command.ID != "late" {
-				t.Errorf("pending: %s", a.Command.ID)
-			}
-		}
-		if found != 1 {
-			t.Errorf("%d pending", found)
-		}
-		must(t, commitOne(s, 2, decided(c, false, 1)))
-		n++
-		seen("late")
-	})
-	exec(t, dsn, "drop table s.bystander")
-	verify(t, s)
-}
-
-func fingerprint(c *millrace.Command) []byte {
-	fp := c.Fingerprint()
-	return fp[:]
 }
 
 // Readers who take their time hold no connection: with more of them than the pool has, everybody else goes on.

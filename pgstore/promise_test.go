@@ -96,7 +96,7 @@ func TestStandbyHangs(t *testing.T) {
 // shown has a commit be seen that its server has promised to nobody: somebody ends its wait for the standby, as a server does
 // whose first process is killed. Then the standby takes over. It says what the owner was told in the end, and whether another
 // node, which had seen the commit, ended itself.
-func shown(t *testing.T, trusting bool) (owner error, ended bool) {
+func shown(t *testing.T, trusting bool) (ended bool, owner error) {
 	t.Helper()
 	server := server(t)
 	standby := server.Standby(t, true)
@@ -144,7 +144,7 @@ func shown(t *testing.T, trusting bool) (owner error, ended bool) {
 	if ended = db.failure() != nil; !ended && owner == nil && !trusting {
 		goOn(t, a, b)
 	}
-	return owner, ended
+	return ended, owner
 }
 
 // goOn has both nodes of shown go on, in the database that took over.
@@ -165,11 +165,11 @@ func goOn(t *testing.T, a, b *millrace.Store) {
 // What everybody could see for a moment, and nobody was promised, is gone with the database. Its owner writes it again, once,
 // and the nodes that saw it go on. The control ends itself over it, or has acknowledged what is gone.
 func TestSeenAndNotPromised(t *testing.T) {
-	if owner, ended := shown(t, false); owner != nil || ended {
+	if ended, owner := shown(t, false); owner != nil || ended {
 		t.Errorf("the owner was told %v; the other node ended itself: %v", owner, ended)
 	}
 	t.Run("control", func(t *testing.T) {
-		if owner, ended := shown(t, true); owner != nil || !ended {
+		if ended, owner := shown(t, true); owner != nil || !ended {
 			t.Errorf("the owner was told %v, the other node ended itself %v: the test notices nothing", owner, ended)
 		}
 	})

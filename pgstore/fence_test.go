@@ -130,10 +130,12 @@ func TestFencedOwnerCannotCommit(t *testing.T) {
 	verify(t, a)
 }
 
-// Views alone are fenced too: here the owner learns it from them.
-func TestFencedOwnerCannotWriteViews(t *testing.T) {
+// lateViews has an owner write a document after another one has taken its partition over, and written none yet. It says what
+// it was told, and what the document is then.
+func lateViews(t *testing.T, edit func(string) string) (text string, late error) {
+	t.Helper()
 	dsn := server(t).DSN("postgres")
-	a, da := node(t, dsn, "a", patientLease)
+	a, da := node(t, dsn, "a", func(o *Options) { patientLease(o); o.edit = edit })
 	acquire(t, a, 0)
 	put := func(s *millrace.Store, text string) error {
 		return s.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "c", Puts: []millrace.Put{{Document: millrace.Document{Collection: "c.d", ID: "x", Data: []byte(text)}}}}})
@@ -142,17 +144,29 @@ func TestFencedOwnerCannotWriteViews(t *testing.T) {
 	expire(t, dsn, 0)
 	b, _ := node(t, dsn, "b", patientLease)
 	acquire(t, b, 0)
+	late = put(a, `"late"`)
+	doc, err := b.Document(patient(t), "c.d", 0, "x")
+	must(t, err)
 	must(t, put(b, `"b"`))
-	if err := put(a, `"late"`); !errors.Is(err, millrace.ErrFenced) {
-		t.Errorf("a fenced owner's document: %v", err)
+	if again := put(a, `"later"`); !errors.Is(again, millrace.ErrFenced) {
+		t.Errorf("a document behind one of the new owner: %v", again) // without the fence, the checkpoint's token tells
 	}
-	doc, err := a.Document(patient(t), "c.d", 0, "x")
-	if must(t, err); string(doc.Data) != `"b"` {
-		t.Errorf("the document is %s", doc.Data)
-	}
-	if len(da.Owned()) != 0 {
+	if edit == nil && len(da.Owned()) != 0 {
 		t.Error("a still thinks that it owns the partition")
 	}
+	return string(doc.Data), late
+}
+
+// Views alone are fenced too: here the owner learns it from them. In the control the document is written over.
+func TestFencedOwnerCannotWriteViews(t *testing.T) {
+	if text, late := lateViews(t, nil); !errors.Is(late, millrace.ErrFenced) || text != `"a"` {
+		t.Errorf("a fenced owner's document: %v, and it is %s", late, text)
+	}
+	t.Run("control", func(t *testing.T) {
+		if text, late := lateViews(t, without(t, " and p.epoch = u.epoch -- the fence")); late != nil || text != `"late"` {
+			t.Errorf("without the fence: %v, and it is %s", late, text)
+		}
+	})
 }
 
 // takeover has a commit of a meet a takeover by b, and says what a was told. Where between is true, b takes over between
@@ -186,16 +200,19 @@ func takeover(t *testing.T, edit func(string) string, checkFirst, between bool) 
 	return b, err
 }
 
-// without takes the epoch out of the fence.
-func without(t *testing.T) func(string) string {
+// without takes the epoch out of a fence.
+func without(t *testing.T, epoch string) func(string) string {
 	return func(text string) string {
-		edited := strings.Replace(text, "p.epoch = u.epoch and ", "", 1)
+		edited := strings.Replace(text, epoch, "", 1)
 		if edited == text {
 			t.Error("the fence is not where the test looks for it")
 		}
 		return edited
 	}
 }
+
+// decideEpoch is the epoch in the fence of decisions.
+const decideEpoch = "p.epoch = u.epoch and "
 
 // The controls of TestFencedOwnerCannotCommit: without the fence, and with one that is looked at in a transaction before,
 // the late commit is acknowledged after another owner has taken over, and that one, which was told where the log ends, cannot
@@ -209,8 +226,8 @@ func TestFenceControls(t *testing.T) {
 	}{
 		{name: "protected", fenced: true},
 		{name: "protected between check and write", checkFirst: true, between: true, fenced: true},
-		{name: "no fence", edit: without(t)},
-		{name: "fence in a transaction of its own", edit: without(t), checkFirst: true, between: true},
+		{name: "no fence", edit: without(t, decideEpoch)},
+		{name: "fence in a transaction of its own", edit: without(t, decideEpoch), checkFirst: true, between: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, err := takeover(t, c.edit, c.checkFirst, c.between)

@@ -60,8 +60,8 @@ check: ## run test, race, lint and tidy-check: exactly what CI runs
 soak: ## run the tests named TestSoak... for SOAKTIME each (10m)
 	MILLRACE_SOAK=$(SOAKTIME) go test -count=1 -timeout=0 -p=1 -v -run='^TestSoak' $(PKG)
 
-cluster: ## run three nodes on PostgreSQL, and kill, pause, stop and fail over what there is
-	MILLRACE_CLUSTER=1 go test -count=1 -v -run='^TestCluster' ./cmd/millrace
+cluster: ## run the tests of several nodes on PostgreSQL in their long form
+	MILLRACE_CLUSTER=1 go test -count=1 -timeout=30m -v -run='^TestCluster' ./cmd/millrace
 
 bench: ## run the benchmarks that match BENCH (.) in PKG (./...)
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -p=1 $(PKG)

@@ -40,42 +40,55 @@ const (
 	lookEvery = 20 * time.Millisecond
 )
 
-// clusterAsked skips what takes a minute of both processors.
-func clusterAsked(t *testing.T) {
-	t.Helper()
+// clusterTimes is how often each thing happens: once in the short form, which every run of the tests has, and a few times
+// in the long one.
+func clusterTimes() int {
 	if os.Getenv("MILLRACE_CLUSTER") == "" {
-		t.Skip("MILLRACE_CLUSTER is not set: make cluster")
+		return 1
 	}
+	return 3
+}
+
+// clusterBeside lets the tests of several processes run side by side, for most of their time they wait for leases to end. In
+// the shortest form there are none.
+func clusterBeside(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("several processes and a database for a minute, and -short is set")
+	}
+	t.Parallel()
 }
 
 // TestCluster runs three nodes on one database under load, and takes away one thing after the other. What was
 // acknowledged in all that time is checked at the end.
 func TestCluster(t *testing.T) {
-	clusterAsked(t)
-	t.Parallel() // most of it is waiting for leases to end
+	clusterBeside(t)
 	db := pgtest.Start(t, pgtest.Options{})
 	w := newClusterWorld(t, db.DSN("postgres"), 1)
 	w.load(t)
-	w.phase(t, "one node is killed", w.killOne)
-	w.phase(t, "one node is stopped", w.stopOne)
-	w.phase(t, "the database restarts", func(t *testing.T) { w.restartDatabase(t, db) })
-	w.phase(t, "a client reads its writes at another node", w.readElsewhere)
-	w.phase(t, "nodes answer one request at the same time", w.answerTogether)
-	w.phase(t, "one node is paused", w.pauseOne)
+	for range clusterTimes() {
+		w.phase(t, "one node is killed", w.killOne)
+		w.phase(t, "one node is stopped", w.stopOne)
+		w.phase(t, "the database restarts", func(t *testing.T) { w.restartDatabase(t, db) })
+		w.phase(t, "a client reads its writes at another node", w.readElsewhere)
+		w.phase(t, "nodes answer one request at the same time", w.answerTogether)
+	}
 	w.rest(t)
 	w.check(t)
 	w.stopAll(t)
 }
 
-// TestClusterFailover: the database fails over to a synchronous standby.
+// TestClusterFailover: a node is paused, and the database fails over to a synchronous standby.
 func TestClusterFailover(t *testing.T) {
-	clusterAsked(t)
-	t.Parallel()
+	clusterBeside(t)
 	db := pgtest.Start(t, pgtest.Options{})
 	standby := db.Standby(t, true)
 	proxy := pgtest.NewProxy(t, db.Addr())
 	w := newClusterWorld(t, proxy.DSN("postgres"), 2)
 	w.load(t)
+	for range clusterTimes() {
+		w.phase(t, "one node is paused", w.pauseOne)
+	}
 	w.phase(t, "the database fails over", func(t *testing.T) {
 		w.acknowledges(t, 300)
 		began := time.Now()
@@ -220,25 +233,33 @@ func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 // start starts a node's process and waits until it is ready.
 func (w *clusterWorld) start(t *testing.T, n *clusterNode) {
 	t.Helper()
-	p, err := launch(w.t, w.bin, "serve", "--store", w.dsn, "--node", n.name, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-		"--log-level", "warn", "--log-format", "json")
+	s, err := startNode(w.t, w.bin, w.dsn, n.name)
 	if err != nil {
 		t.Error(err)
 		return
 	}
+	n.told = append(n.told, s)
+	n.at.Store(s)
+}
+
+// startNode starts a process that lives as long as the test, and waits until it is ready.
+func startNode(t *testing.T, bin, dsn, name string) (*server, error) {
+	t.Helper()
+	p, err := launch(t, bin, "serve", "--store", dsn, "--node", name, "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+		"--log-level", "warn", "--log-format", "json")
+	if err != nil {
+		return nil, err
+	}
 	select {
 	case found := <-p.stdout.wait(`(?m)^millrace is ready: (http://\S+) admin (http://\S+) store postgres node (\S+)$`):
 		if found == nil {
-			t.Errorf("%s ended: %s", n.name, p.stderr.String())
-			return
+			return nil, fmt.Errorf("%s ended: %s", name, p.stderr.String())
 		}
 		transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
-		w.t.Cleanup(transport.CloseIdleConnections)
-		s := &server{process: p, url: found[1], admin: found[2], http: &http.Client{Transport: transport, Timeout: patience}}
-		n.told = append(n.told, s)
-		n.at.Store(s)
+		t.Cleanup(transport.CloseIdleConnections)
+		return &server{process: p, url: found[1], admin: found[2], http: &http.Client{Transport: transport, Timeout: patience}}, nil
 	case <-time.After(patience):
-		t.Errorf("%s does not become ready: %s", n.name, p.stderr.String())
+		return nil, fmt.Errorf("%s does not become ready: %s", name, p.stderr.String())
 	}
 }
 

@@ -17,8 +17,9 @@ import (
 // realRetail is the real file, seen from this folder: it lies beside the repository, and is not part of it.
 const realRetail = "../../../shared/data/online-retail-2010-12-to-2011-05.csv.gz"
 
-// TestRealOrders imports six months of a real shop.
-func TestRealOrders(t *testing.T) {
+// realFile is the file of the real data set, and what must come of it. Where it is not there, the test is skipped and says so.
+func realFile(t *testing.T) (name string, want retailtest.Expected) {
+	t.Helper()
 	name, named := os.Getenv("MILLRACE_RETAIL_FILE"), true
 	if name == "" {
 		name, named = realRetail, false
@@ -33,13 +34,19 @@ func TestRealOrders(t *testing.T) {
 	if testing.Short() {
 		t.Skip("NOT RUN: the real data set takes half a minute, and -short is set")
 	}
-	want, err := retailtest.Expect(bytes.NewReader(data))
+	want, err = retailtest.Expect(bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want.Orders == 0 || want.Returns == 0 {
 		t.Fatalf("this is no file of the data set: %+v", want)
 	}
+	return name, want
+}
+
+// TestRealOrders imports six months of a real shop.
+func TestRealOrders(t *testing.T) {
+	name, want := realFile(t)
 	importsExactly(t, name, &want)
 }
 
@@ -72,9 +79,13 @@ type imported struct {
 	Seconds       float64 `json:"seconds"`
 }
 
-func runImportOf(t *testing.T, s *server, name string) (out imported) {
+func runImportOf(t *testing.T, name string, servers ...*server) (out imported) {
 	t.Helper()
-	stdout, stderr, code := runs(t, "import", "online-retail", name, "--server", s.url, "--output", "json", "--quiet")
+	args := []string{"import", "online-retail", name, "--output", "json", "--quiet"}
+	for _, s := range servers {
+		args = append(args, "--server", s.url)
+	}
+	stdout, stderr, code := runs(t, args...)
 	if err := json.Unmarshal([]byte(stdout), &out); err != nil || code != 0 {
 		t.Fatalf("import: exit code %d, %v: %s %s", code, err, stdout, stderr)
 	}
@@ -84,29 +95,35 @@ func runImportOf(t *testing.T, s *server, name string) (out imported) {
 	return out
 }
 
+// is wants the account of the first import of a file.
+func (i imported) is(t *testing.T, want *retailtest.Expected) {
+	t.Helper()
+	t.Logf("%d invoices of %d lines in %.1f s: %d orders, %d returns, %d refused, %d dead letters",
+		i.Invoices, i.Lines, i.Seconds, i.Orders, i.Returns, i.Refused, i.DeadLetters)
+	if i.Seconds <= 0 {
+		t.Error("no seconds")
+	}
+	i.Seconds = 0
+	if diff := cmp.Diff(imported{
+		Invoices: want.Invoices, Orders: want.Orders, Returns: want.Returns, Refused: want.Refused, DeadLetters: want.DeadLetters,
+		Lines: want.Rows, Units: want.Units, ReturnedUnits: want.ReturnedUnits, Minor: want.Minor, ReturnedMinor: want.ReturnedMinor,
+	}, i); diff != "" {
+		t.Errorf("the import says:\n%s", diff)
+	}
+}
+
 // importsExactly imports a file twice and compares everything that can be read back with what must come of it.
 func importsExactly(t *testing.T, name string, want *retailtest.Expected) {
 	data := t.TempDir()
 	s := serving(t, data)
-	first := runImportOf(t, s, name)
-	t.Logf("%d invoices of %d lines in %.1f s: %d orders, %d returns, %d refused, %d dead letters",
-		first.Invoices, first.Lines, first.Seconds, first.Orders, first.Returns, first.Refused, first.DeadLetters)
-	if first.Seconds <= 0 {
-		t.Error("no seconds")
-	}
-	first.Seconds = 0
-	if diff := cmp.Diff(imported{
-		Invoices: want.Invoices, Orders: want.Orders, Returns: want.Returns, Refused: want.Refused, DeadLetters: want.DeadLetters,
-		Lines: want.Rows, Units: want.Units, ReturnedUnits: want.ReturnedUnits, Minor: want.Minor, ReturnedMinor: want.ReturnedMinor,
-	}, first); diff != "" {
-		t.Errorf("the import says:\n%s", diff)
-	}
+	first := runImportOf(t, name, s)
+	first.is(t, want)
 	stream := anyOrder(t, s)
 	head := s.head(t, stream)
 	s.caughtUp(t, head)
 	readsBack(t, s, want)
 
-	second := runImportOf(t, s, name)
+	second := runImportOf(t, name, s)
 	if second.Replayed != want.Invoices || second.Lines != want.Rows {
 		t.Errorf("the second run: %+v", second)
 	}

@@ -102,7 +102,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	t := time.NewTicker(m.o.Every)
 	defer t.Stop()
 	for {
-		m.round(ctx)
+		// A round is not cut short: a word that nobody waits for any more, that this node is there or takes a partition, could be
+		// written behind the word that it goes, and its share would be nobody's for a lease's time.
+		m.round(context.WithoutCancel(ctx))
 		select {
 		case <-ctx.Done():
 			return m.leave(context.WithoutCancel(ctx))

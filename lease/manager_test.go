@@ -18,6 +18,7 @@ const (
 	partitions = 16
 	ttl        = 6 * time.Second
 	every      = time.Second
+	arrival    = 300 * time.Millisecond
 )
 
 // table is what all nodes share: the leases and who is there.
@@ -30,6 +31,8 @@ type table struct {
 	broken map[string]bool // nodes that cannot reach it
 	work   map[string]int  // partitions at work, by node and partition: more than one is an error
 	taken  []string        // what was done, for messages
+	// slow has a node's words that it is there arrive after a while, whether it waits for that or not; each is announced.
+	slow map[string]chan<- struct{}
 }
 
 var errBroken = errors.New("the backend is away")
@@ -101,7 +104,27 @@ func (b *backend) Release(_ context.Context, p int) error {
 	return nil
 }
 
-func (b *backend) Join(context.Context) ([]string, error) {
+func (b *backend) Join(ctx context.Context) ([]string, error) {
+	b.t.mu.Lock()
+	slow := b.t.slow[b.node]
+	b.t.mu.Unlock()
+	if slow == nil {
+		return b.join()
+	}
+	var nodes []string
+	var err error
+	arrived := make(chan struct{})
+	time.AfterFunc(arrival, func() { nodes, err = b.join(); close(arrived) })
+	slow <- struct{}{}
+	select {
+	case <-arrived:
+		return nodes, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (b *backend) join() ([]string, error) {
 	b.t.mu.Lock()
 	defer b.t.mu.Unlock()
 	if err := b.reach(); err != nil {
@@ -258,6 +281,26 @@ func TestSharesFollowTheNodes(t *testing.T) {
 		if owned, _ := w.nodes["a"].Owned(); len(owned) != 8 {
 			t.Errorf("a thinks that it owns %v", owned)
 		}
+	})
+}
+
+// A node is told to stop while its word that it is there is on its way: it goes after that, or nobody would take what it had
+// until its word is too old.
+func TestStopWhileItJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.end()
+		w.start("a", 0)
+		w.start("b", 0)
+		w.settles(3*every, map[string]int{"a": 8, "b": 8})
+		slow := make(chan struct{})
+		w.table.mu.Lock()
+		w.table.slow = map[string]chan<- struct{}{"b": slow}
+		w.table.mu.Unlock()
+		<-slow
+		w.stop["b"]()
+		delete(w.stop, "b")
+		t.Logf("after a stop: %s", w.settles(2*time.Second, map[string]int{"a": 16}))
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,12 @@ type progress struct {
 	cursor Cursor
 	moved  chan struct{} // closed and replaced when the cursor moves
 	asked  time.Time     // when the backend was last asked, on a shared store
+
+	// By partition: whether the consumer runs in this process, and what it has last written there.
+	here []bool
+	kept []uint64
+	// questions to the backend are numbered, so that a late answer does not count behind a newer one.
+	questions, answered uint64
 }
 
 // NewStore puts the shared rules around a driver. Backends call it.
@@ -233,7 +240,11 @@ func (s *Store) CommitViews(ctx context.Context, batches []ViewBatch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range batches {
-		s.advance(batches[i].Consumer, batches[i].Partition, batches[i].Checkpoint)
+		b := &batches[i]
+		s.advance(b.Consumer, b.Partition, b.Checkpoint)
+		if p := s.progress[b.Consumer]; p != nil {
+			p.here[b.Partition], p.kept[b.Partition] = true, b.Checkpoint
+		}
 	}
 	return nil
 }
@@ -244,6 +255,9 @@ func (s *Store) Advance(consumer string, partition int, position uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.advance(consumer, partition, position)
+	if p := s.progress[consumer]; p != nil {
+		p.here[partition] = true
+	}
 }
 
 // advance moves a checkpoint forward; s.mu is held.
@@ -296,6 +310,8 @@ func (s *Store) Resume(ctx context.Context, consumer string) (Cursor, error) {
 	defer s.mu.Unlock()
 	clear(p.cursor.Positions)
 	copy(p.cursor.Positions, c.Positions)
+	clear(p.here)
+	clear(p.kept)
 	return p.cursor.Clone(), nil
 }
 
@@ -313,7 +329,7 @@ func (s *Store) following(ctx context.Context, consumer string) (*progress, erro
 	}
 	full := make([]uint64, s.meta.Partitions)
 	copy(full, c.Positions)
-	p := &progress{cursor: Cursor{Epoch: s.meta.Epoch, Positions: full}}
+	p := &progress{cursor: Cursor{Epoch: s.meta.Epoch, Positions: full}, here: make([]bool, len(full)), kept: make([]uint64, len(full))}
 	s.progress[consumer] = p
 	return p, nil
 }
@@ -405,8 +421,19 @@ func (s *Store) await(ctx context.Context, consumer string, moved <-chan struct{
 	}
 }
 
-// ask takes over the checkpoints that other nodes have moved.
+// ask takes over the checkpoints that other nodes have moved, or that a backend has lost together with their documents: it may
+// write views without waiting for its disk or a standby. Where the consumer runs in this process it may be ahead of the
+// backend, but never the backend behind what this process has written there.
 func (s *Store) ask(ctx context.Context, consumer string) error {
+	s.mu.Lock()
+	p := s.progress[consumer]
+	if p == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	p.questions++
+	question, kept := p.questions, slices.Clone(p.kept)
+	s.mu.Unlock()
 	c, err := s.d.Checkpoints(ctx, consumer)
 	if err != nil {
 		return err
@@ -414,8 +441,16 @@ func (s *Store) ask(ctx context.Context, consumer string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for partition, position := range c.Positions {
-		s.advance(consumer, partition, position)
+		switch {
+		case position > p.cursor.Positions[partition]:
+			s.advance(consumer, partition, position)
+		case s.progress[consumer] != p || question < p.answered:
+			// what was known since is newer
+		case !p.here[partition], position < kept[partition] && p.kept[partition] == kept[partition]:
+			p.cursor.Positions[partition] = position
+		}
 	}
+	p.answered = max(p.answered, question)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -129,4 +130,44 @@ func TestViewsThatTheDatabaseLost(t *testing.T) {
 			must(t, commit(want+1))
 		})
 	}
+}
+
+// A failover took views back that their owner had written, and that nobody waits for the disk or a standby for. Whoever asks how far
+// a consumer has come is told where it is now, by the node that wrote them too: a read that is to see a command must not be
+// answered from documents that are older. Until then the owner may know of more than it has written.
+func TestViewsTakenBack(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	a, _ := node(t, dsn, "a", patientLease)
+	b, _ := node(t, dsn, "b", patientLease)
+	acquire(t, a, 1)
+	must(t, commitOne(a, 1, decided(command("c", 1), true, 9)))
+	at := func(when string, s *millrace.Store, want uint64) {
+		t.Helper()
+		c, err := s.Checkpoints(patient(t), "views")
+		if must(t, err); c.Position(1) != want {
+			t.Errorf("%s: at %d, not %d", when, c.Position(1), want)
+		}
+	}
+	for _, s := range []*millrace.Store{a, b} {
+		at("before", s, 0)
+	}
+	for _, position := range []uint64{4, 6} {
+		must(t, a.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "views", Partition: 1, Checkpoint: position}}))
+	}
+	a.Advance("views", 1, 8) // the next two change no document
+	at("the owner", a, 8)
+	at("another node", b, 6)
+	exec(t, dsn, "update fence.checkpoints set position = 4")
+	at("the owner of what was taken back", a, 4)
+	at("another node, of what was taken back", b, 4)
+	if err := b.Wait(canceled(), "views", b.Cursor(&millrace.Outcome{Partition: 1, Position: 6})); !errors.Is(err, context.Canceled) {
+		t.Errorf("who waits for what was taken back is told %v", err)
+	}
+}
+
+// canceled is a context that has ended: who need not wait does not notice.
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
 }

@@ -60,7 +60,7 @@ func hangs(t *testing.T, trusting bool) (acked, seen int) {
 	for _, done := range under {
 		if err := <-done; err == nil {
 			acked++
-		} else if !errors.Is(err, ErrUnavailable) {
+		} else if !errors.Is(err, millrace.ErrUnavailable) {
 			t.Errorf("it says %v", err)
 		}
 	}

@@ -7,16 +7,21 @@ import (
 	"github.com/millrace-io/millrace"
 )
 
-// acceptGroup is how many commands of one call are looked up together, and go to a loop at once: enough to share a commit's
-// cost, and a round trip's, and few enough that the loops begin while the rest is still being looked at.
-const acceptGroup = 64
+// acceptGroup is how many commands of one call are looked up together and go to the loops together, and the most that go to
+// one loop at once: enough to share a commit's cost, and few enough that the loops begin while the rest is still being
+// looked at. On a shared store looking up is a round trip, and so is what a loop asks for each group.
+const (
+	acceptGroup       = 64
+	acceptGroupShared = 1024
+)
 
 // acceptMany is one call of AcceptAll.
 type acceptMany struct {
-	p   *Processor
-	ctx context.Context //nolint:containedctx // of the one call
-	out []millrace.Accepted
-	at  []accepting
+	p     *Processor
+	ctx   context.Context //nolint:containedctx // of the one call
+	group int
+	out   []millrace.Accepted
+	at    []accepting
 	// entered are in the flight and were not looked up yet; settled is up to where all have their answers.
 	entered []int
 	settled int
@@ -34,10 +39,14 @@ type accepting struct {
 func (p *Processor) AcceptAll(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
 	a := &acceptMany{
 		p: p, ctx: ctx, out: make([]millrace.Accepted, len(cs)), at: make([]accepting, len(cs)), groups: make([][]*item, len(p.parts)),
+		group: acceptGroup,
+	}
+	if p.store.Shared() {
+		a.group = acceptGroupShared
 	}
 	for i := range cs {
 		a.enter(i, cs[i])
-		if len(a.entered) >= acceptGroup {
+		if len(a.entered) >= a.group {
 			a.lookUp()
 		}
 	}
@@ -113,7 +122,7 @@ func (a *acceptMany) admit(i int, o *millrace.Outcome, lookup error) {
 		return
 	}
 	g := append(a.groups[got.partition], got)
-	if a.groups[got.partition] = g; len(g) >= acceptGroup {
+	if a.groups[got.partition] = g; len(g) >= a.group {
 		a.p.parts[got.partition].put(g...)
 		a.groups[got.partition] = g[:0]
 	}

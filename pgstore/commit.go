@@ -12,62 +12,36 @@ import (
 	"github.com/millrace-io/millrace"
 )
 
-// How many parameters the functions of the migrations have.
-const (
-	keepParams   = 14
-	decideParams = 58
-	viewParams   = 25
-)
-
 // attemptTimeout bounds one try to write: a connection that went dead without a word costs that much.
 const attemptTimeout = 10 * time.Second
 
-// commit is one transaction as the columns of its rows; each of the groups below goes into one unnest.
+// commit is one transaction as the rows of its tables.
 type commit struct {
-	// The partitions that are decided: where they must be, and where they come to.
-	hPartition                       []int32
-	hEpoch, hPosition, hOrdinal      []int64
-	nPosition, nOrdinal              []int64
-	hChain, nChain                   [][]byte
-	gPartition                       []int32 // those with fresh decisions that must come in order
-	gHeld                            []string
-	partition                        []int32 // of the commands that are kept
-	id, stream, typ                  []string
-	correlation, causation, source   []string
-	fresh, expects                   []bool
-	time, expected                   []int64
-	data, fingerprint                [][]byte
-	oPartition, oEvents              []int32
-	oOrdinal, oPosition, oVersion    []int64
-	oTime                            []int64
-	oCommand, oStream, oCorrelation  []string
-	oFresh                           []bool
-	oStatus                          []int16
-	oFingerprint, oEncoded, oChain   [][]byte
-	ePartition                       []int32
-	ePosition, eVersion, eTime       []int64
-	eStream, eType, eCommand, eStory []string
-	eData                            [][]byte
-	docs                             docRows
+	heads                      array
+	owners                     []owner // of the heads
+	commands, outcomes, events array
+	docs                       docRows
+
+	// guarded are partitions with fresh decisions that must come in order, but for held commands.
+	guarded []int
+	held    []string
 
 	waiting int // commands that are kept without a decision
 	settled int // decisions on commands that were kept before
 	seen    map[string]*millrace.Fingerprint
 }
 
-func (c *commit) empty() bool { return len(c.id) == 0 && len(c.oCommand) == 0 }
-
-// some is never nil: a nil slice of bytes is a null.
-func some(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
+// owner is under which epoch a partition is written.
+type owner struct {
+	partition int
+	epoch     uint64
 }
+
+func (c *commit) empty() bool { return c.commands.n == 0 && c.outcomes.n == 0 }
 
 // build lays out the rows of all requests that are not refused.
 func (w *writers) build(parts []*part) *commit {
-	c := &commit{seen: map[string]*millrace.Fingerprint{}, gHeld: []string{}} // a null would let everything pass
+	c := &commit{seen: map[string]*millrace.Fingerprint{}}
 	for _, p := range parts {
 		at := p.from
 		for i, r := range p.reqs {
@@ -131,22 +105,26 @@ func (c *commit) refused(r *request) error {
 
 // move has the partition's row follow the part's decisions.
 func (c *commit) move(p *part) {
-	c.hPartition = append(c.hPartition, int32(p.partition))   //nolint:gosec // below MaxPartitions
-	c.hEpoch = append(c.hEpoch, int64(p.epoch))               //nolint:gosec // counts owners
-	c.hPosition = append(c.hPosition, int64(p.from.Position)) //nolint:gosec // counts events
-	c.hOrdinal = append(c.hOrdinal, p.from.ordinal)
-	c.hChain = append(c.hChain, p.from.Chain[:])
-	c.nPosition = append(c.nPosition, int64(p.to.Position)) //nolint:gosec // counts events
-	c.nOrdinal = append(c.nOrdinal, p.to.ordinal)
-	c.nChain = append(c.nChain, p.to.Chain[:])
+	c.owners = append(c.owners, owner{p.partition, p.epoch})
+	h := &c.heads
+	h.begin(8)
+	h.int4(p.partition)
+	h.count(p.epoch)
+	h.count(p.from.Position)
+	h.data(p.from.Chain[:])
+	h.int8(p.from.ordinal)
+	h.count(p.to.Position)
+	h.data(p.to.Chain[:])
+	h.int8(p.to.ordinal)
+	h.end()
 }
 
 // guard has the fresh decisions of a partition refused where another node has kept commands there.
 func (c *commit) guard(partition int, held []string) {
-	if n := len(c.gPartition); n == 0 || c.gPartition[n-1] != int32(partition) { //nolint:gosec // below MaxPartitions
-		c.gPartition = append(c.gPartition, int32(partition)) //nolint:gosec // below MaxPartitions
+	if n := len(c.guarded); n == 0 || c.guarded[n-1] != partition {
+		c.guarded = append(c.guarded, partition)
 	}
-	c.gHeld = append(c.gHeld, held...)
+	c.held = append(c.held, held...)
 }
 
 // keep adds a command; false where the transaction has it already.
@@ -158,63 +136,70 @@ func (c *commit) keep(partition int, cmd *millrace.Command, fp *millrace.Fingerp
 	if !fresh {
 		c.waiting++
 	}
-	c.partition = append(c.partition, int32(partition)) //nolint:gosec // below MaxPartitions
-	c.id = append(c.id, cmd.ID)
-	c.fresh = append(c.fresh, fresh)
-	c.stream = append(c.stream, string(cmd.Stream))
-	c.typ = append(c.typ, cmd.Type)
-	c.time = append(c.time, cmd.Time.UnixNano())
-	expected := int64(0)
+	r := &c.commands
+	r.begin(12)
+	r.int4(partition)
+	r.text(cmd.ID)
+	r.text(string(cmd.Stream))
+	r.text(cmd.Type)
+	r.int8(cmd.Time.UnixNano())
 	if cmd.Expected != nil {
-		expected = int64(*cmd.Expected) //nolint:gosec // the highest bit is taken for a sign, and back again
+		r.count(*cmd.Expected) // the highest bit is taken for a sign, and back again
+	} else {
+		r.null(oidInt8)
 	}
-	c.expects = append(c.expects, cmd.Expected != nil)
-	c.expected = append(c.expected, expected)
-	c.correlation = append(c.correlation, cmd.CorrelationID)
-	c.causation = append(c.causation, cmd.CausationID)
-	c.source = append(c.source, cmd.Source)
-	c.data = append(c.data, some(cmd.Data))
-	c.fingerprint = append(c.fingerprint, fp[:])
+	r.text(cmd.CorrelationID)
+	r.text(cmd.CausationID)
+	r.text(cmd.Source)
+	r.data(cmd.Data)
+	r.data(fp[:])
+	r.bool(fresh)
+	r.end()
 	return true
 }
 
 // decide adds a decision with its events. It says whether the command comes with it.
 func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fresh bool) {
-	cmd, p := d.Command, int32(partition) //nolint:gosec // below MaxPartitions
+	cmd, at := d.Command, d.Time.UnixNano()
 	fresh = d.Fresh && c.keep(partition, cmd, &d.Fingerprint, true)
 	if !fresh {
 		c.settled++
 	}
-	c.oPartition = append(c.oPartition, p)
-	c.oOrdinal = append(c.oOrdinal, ordinal)
-	c.oCommand = append(c.oCommand, cmd.ID)
-	c.oFresh = append(c.oFresh, fresh)
-	c.oStatus = append(c.oStatus, int16(d.Status))
-	c.oPosition = append(c.oPosition, int64(d.Position)) //nolint:gosec // counts events
-	c.oVersion = append(c.oVersion, int64(d.Version))    //nolint:gosec // counts events
-	c.oEvents = append(c.oEvents, int32(len(d.Events)))  //nolint:gosec // bounded by the processor
-	at := d.Time.UnixNano()
-	c.oTime = append(c.oTime, at)
-	c.oStream = append(c.oStream, string(cmd.Stream))
-	c.oCorrelation = append(c.oCorrelation, cmd.CorrelationID)
-	c.oFingerprint = append(c.oFingerprint, d.Fingerprint[:])
-	var encoded []byte
+	o := &c.outcomes
+	o.begin(14)
+	o.int4(partition)
+	o.int8(ordinal)
+	o.text(cmd.ID)
+	o.int2(int16(d.Status))
+	o.count(d.Position)
+	o.count(d.Version)
+	o.int4(len(d.Events))
+	o.int8(at)
+	o.text(string(cmd.Stream))
+	o.text(cmd.CorrelationID)
+	o.data(d.Fingerprint[:])
 	if d.Status != millrace.StatusDecided {
-		encoded = d.Encoded
+		o.data(d.Encoded)
+	} else {
+		o.null(oidData)
 	}
-	c.oEncoded = append(c.oEncoded, encoded)
-	c.oChain = append(c.oChain, d.Chain[:])
+	o.data(d.Chain[:])
+	o.bool(fresh)
+	o.end()
 	for i := range d.Events {
 		e := &d.Events[i]
-		c.ePartition = append(c.ePartition, p)
-		c.ePosition = append(c.ePosition, int64(d.Position)+int64(i)+1) //nolint:gosec // counts events
-		c.eStream = append(c.eStream, string(cmd.Stream))
-		c.eVersion = append(c.eVersion, int64(d.Version)+int64(i)+1) //nolint:gosec // counts events
-		c.eType = append(c.eType, e.Type)
-		c.eData = append(c.eData, some(e.Data))
-		c.eTime = append(c.eTime, at)
-		c.eCommand = append(c.eCommand, cmd.ID)
-		c.eStory = append(c.eStory, cmd.CorrelationID)
+		r := &c.events
+		r.begin(9)
+		r.int4(partition)
+		r.count(d.Position + uint64(i) + 1) //nolint:gosec // not negative
+		r.text(string(cmd.Stream))
+		r.count(d.Version + uint64(i) + 1) //nolint:gosec // not negative
+		r.text(e.Type)
+		r.data(e.Data)
+		r.int8(at)
+		r.text(cmd.ID)
+		r.text(cmd.CorrelationID)
+		r.end()
 	}
 	if d.Status == millrace.StatusDead {
 		if doc, err := d.DeadLetter(partition); err == nil { // checked before it was queued
@@ -224,27 +209,12 @@ func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fre
 	return fresh
 }
 
-func (c *commit) keepArgs(claim bool) []any {
-	return []any{
-		claim, c.partition, c.id, c.fresh, c.stream, c.typ, c.time, c.expects, c.expected, c.correlation, c.causation, c.source, c.data, c.fingerprint,
-	}
-}
-
-func (c *commit) decideArgs(claim bool) []any {
-	args := make([]any, 0, decideParams)
-	args = append(args, claim, c.hPartition, c.hEpoch, c.hPosition, c.hChain, c.hOrdinal, c.nPosition, c.nChain, c.nOrdinal, c.gPartition, c.gHeld)
-	args = append(args, c.keepArgs(claim)[1:]...)
-	args = append(args, c.oPartition, c.oOrdinal, c.oCommand, c.oFresh, c.oStatus, c.oPosition, c.oVersion, c.oEvents, c.oTime,
-		c.oStream, c.oCorrelation, c.oFingerprint, c.oEncoded, c.oChain)
-	args = append(args, c.ePartition, c.ePosition, c.eStream, c.eVersion, c.eType, c.eData, c.eTime, c.eCommand, c.eStory)
-	return append(args, c.docs.args()...)
-}
-
 // write sends one transaction: one statement, one round trip. An error that passes leaves open whether it was written.
 func (d *Driver) write(c *commit) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.o.attempt)
 	defer cancel()
 	var added, removed int64
+	claim := !d.o.separateClaims
 	d.backlog.begin()
 	defer func() {
 		d.backlog.done()
@@ -252,9 +222,8 @@ func (d *Driver) write(c *commit) (err error) {
 			d.backlog.end(added - removed)
 		}
 	}()
-	claim := !d.o.separateClaims
-	if !claim && len(c.id) > 0 {
-		if _, err := d.pool.Exec(ctx, d.sql.claim, c.partition, c.id, c.fingerprint); err != nil {
+	if !claim && c.commands.n > 0 {
+		if err := d.on(ctx, d.call(ctx, d.sql.claim, [][]byte{d.rowsParam(commandRow, &c.commands)})); err != nil {
 			return err
 		}
 	}
@@ -263,30 +232,38 @@ func (d *Driver) write(c *commit) (err error) {
 			return err
 		}
 	}
-	return d.on(ctx, func(conn *pgx.Conn) error {
-		if len(c.oCommand) == 0 {
-			return conn.QueryRow(ctx, d.sql.keep, c.keepArgs(claim)...).Scan(&added)
-		}
-		return conn.QueryRow(ctx, d.sql.decide, c.decideArgs(claim)...).Scan(&added, &removed)
-	})
+	if c.outcomes.n == 0 {
+		return d.on(ctx, d.call(ctx, d.sql.keep, d.keepParams(c, claim), &added))
+	}
+	return d.on(ctx, d.call(ctx, d.sql.decide, d.decideParams(c, claim), &added, &removed))
+}
+
+func (d *Driver) keepParams(c *commit, claim bool) [][]byte {
+	return [][]byte{boolean(claim), d.rowsParam(commandRow, &c.commands)}
+}
+
+func (d *Driver) decideParams(c *commit, claim bool) [][]byte {
+	return [][]byte{
+		boolean(claim), d.rowsParam(headRow, &c.heads), numbers(c.guarded), texts(c.held), d.rowsParam(commandRow, &c.commands),
+		d.rowsParam(outcomeRow, &c.outcomes), d.rowsParam(eventRow, &c.events),
+		d.docsParam(&c.docs), d.rowsParam(keyRow, &c.docs.come),
+	}
 }
 
 var errOutside = errors.New("checked outside of the transaction")
 
 // check is the fence outside of the transaction that writes: never used but by the test that shows why.
 func (d *Driver) check(ctx context.Context, c *commit) error {
-	epochs := map[int32]int64{}
-	rows, err := d.pool.Query(ctx, d.sql.epochOf, c.hPartition)
+	var partitions []int
+	for _, o := range c.owners {
+		partitions = append(partitions, o.partition)
+	}
+	epochs, err := d.epochs(ctx, partitions)
 	if err != nil {
 		return err
 	}
-	var p int32
-	var epoch int64
-	if _, err := pgx.ForEachRow(rows, []any{&p, &epoch}, func() error { epochs[p] = epoch; return nil }); err != nil {
-		return err
-	}
-	for i, p := range c.hPartition {
-		if epochs[p] != c.hEpoch[i] {
+	for _, o := range c.owners {
+		if epochs[o.partition] != o.epoch {
 			return errOutside
 		}
 	}
@@ -317,7 +294,7 @@ func (d *Driver) applied(parts []*part, c *commit) {
 		}
 	}
 	d.heads.committed(moved, to)
-	d.stats.wrote(len(parts), len(c.id), len(c.oCommand), len(c.ePosition))
+	d.stats.wrote(len(parts), c.commands.n, c.outcomes.n, c.events.n)
 	d.notify.mark(parts)
 }
 

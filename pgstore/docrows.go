@@ -4,79 +4,83 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/jsonx"
 )
 
-// docRows are writes of documents as the columns of their rows.
+// docRows are writes of documents as rows.
 type docRows struct {
-	partition  []int32
-	collection []string
-	id, data   [][]byte
-	isJSON     []bool
-	keys       [][]byte
-
-	// The rows of document_keys that come and those that go.
-	come, gone keyRows
-
-	removed struct {
-		partition  []int32
-		collection []string
-		id         [][]byte
-	}
+	docs []docRow
+	// The rows of document_keys that come and those that go, and the documents that go.
+	come, gone, removed array
 }
 
-type keyRows struct {
-	partition  []int32
-	collection []string
-	idx        []int16
-	key, id    [][]byte
+// docRow is a document to be written. Its row is made last: what is no JSON for PostgreSQL may only show when it is tried.
+type docRow struct {
+	*millrace.Document
+	isJSON bool
 }
 
-func (k *keyRows) add(d *millrace.Document, idx int, key string) {
-	k.partition = append(k.partition, int32(d.Partition)) //nolint:gosec // below MaxPartitions
-	k.collection = append(k.collection, d.Collection)
-	k.idx = append(k.idx, int16(idx)) //nolint:gosec // a table has few indexes
-	k.key = append(k.key, []byte(key))
-	k.id = append(k.id, []byte(d.ID))
+// addKey adds a row of document_keys.
+func addKey(a *array, d *millrace.Document, idx int, key string) {
+	a.begin(5)
+	a.int4(d.Partition)
+	a.text(d.Collection)
+	a.int2(int16(idx)) //nolint:gosec // a table has few indexes
+	a.dataOf(key)
+	a.dataOf(d.ID)
+	a.end()
 }
 
-// put adds a document; keys that the document has already are left alone.
+// put adds a document, which must stay as it is until it is written; keys that it has already are left alone.
 func (r *docRows) put(d *millrace.Document, have []string) {
-	r.partition = append(r.partition, int32(d.Partition)) //nolint:gosec // below MaxPartitions
-	r.collection = append(r.collection, d.Collection)
-	r.id = append(r.id, []byte(d.ID))
-	r.data = append(r.data, some(d.Data))
-	r.isJSON = append(r.isJSON, fitsJSONB(d.Data))
-	r.keys = append(r.keys, appendKeys(nil, d.Keys))
+	r.docs = append(r.docs, docRow{d, fitsJSONB(d.Data)})
 	for i, key := range d.Keys {
 		if key != "" && (i >= len(have) || have[i] != key) {
-			r.come.add(d, i, key)
+			addKey(&r.come, d, i, key)
 		}
 	}
 }
 
 func (r *docRows) remove(d *millrace.Document) {
-	r.removed.partition = append(r.removed.partition, int32(d.Partition)) //nolint:gosec // below MaxPartitions
-	r.removed.collection = append(r.removed.collection, d.Collection)
-	r.removed.id = append(r.removed.id, []byte(d.ID))
+	a := &r.removed
+	a.begin(3)
+	a.int4(d.Partition)
+	a.text(d.Collection)
+	a.dataOf(d.ID)
+	a.end()
 }
 
-// args are those of put_documents.
-func (r *docRows) args() []any {
-	return []any{
-		r.partition, r.collection, r.id, r.data, r.isJSON, r.keys,
-		r.come.partition, r.come.collection, r.come.idx, r.come.key, r.come.id,
+// anyJSON says whether a document is to be written as jsonb too; noJSON has none be.
+func (r *docRows) anyJSON() bool {
+	return slices.ContainsFunc(r.docs, func(d docRow) bool { return d.isJSON })
+}
+
+func (r *docRows) noJSON() {
+	for i := range r.docs {
+		r.docs[i].isJSON = false
 	}
 }
 
-// goneArgs are the documents and keys that commit_views removes.
-func (r *docRows) goneArgs() []any {
-	return []any{
-		r.removed.partition, r.removed.collection, r.removed.id,
-		r.gone.partition, r.gone.collection, r.gone.idx, r.gone.key, r.gone.id,
+// docsParam is the parameter of the documents.
+func (d *Driver) docsParam(r *docRows) []byte {
+	var a array
+	var keys []byte
+	for i := range r.docs {
+		doc := &r.docs[i]
+		keys = appendKeys(keys[:0], doc.Keys)
+		a.begin(6)
+		a.int4(doc.Partition)
+		a.text(doc.Collection)
+		a.dataOf(doc.ID)
+		a.data(doc.Data)
+		a.bool(doc.isJSON)
+		a.data(keys)
+		a.end()
 	}
+	return d.rowsParam(documentRow, &a)
 }
 
 // docKey names a document.
@@ -115,7 +119,7 @@ func (r *docRows) puts(puts []millrace.Put) {
 		for i, keys := range c.old {
 			for key := range keys {
 				if p.Delete || i >= len(p.Keys) || p.Keys[i] != key {
-					r.gone.add(&p.Document, i, key)
+					addKey(&r.gone, &p.Document, i, key)
 				}
 			}
 		}

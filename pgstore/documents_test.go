@@ -57,7 +57,7 @@ func TestDocumentThatPostgresRefuses(t *testing.T) {
 		{Document: millrace.Document{Collection: "c.d", ID: "x", Data: []byte(`"\u0000"`)}},
 	}}})
 	must(t, err)
-	c.docs.isJSON[0] = true // a wrong guess
+	c.docs.docs[0].isJSON = true // a wrong guess
 	must(t, driverOf(s).sendViews(patient(t), c))
 	if _, err := s.Document(patient(t), "c.d", 0, "x"); err != nil {
 		t.Error(err)

@@ -156,8 +156,8 @@ func (h *hazards) decideIn(tx pgx.Tx, partition int) error {
 		partition: partition, epoch: d.leases.epoch(partition), from: from,
 		reqs: []*request{{batch: &millrace.Batch{Partition: partition, Decisions: []millrace.Decision{one}}}},
 	}})
-	_, err := tx.Exec(patient(h), d.sql.decide, c.decideArgs(true)...)
-	return err
+	var added, removed int64
+	return d.call(patient(h), d.sql.decide, d.decideParams(c, true), &added, &removed)(tx.Conn())
 }
 
 // commit ends a transaction of decideIn, and has the owner go on from there.
@@ -267,7 +267,8 @@ func (h *hazards) lateCommand() {
 	slow := begin(h.T, h.dsn)
 	c := &commit{seen: map[string]*millrace.Fingerprint{}}
 	c.keep(2, late, &fp, false)
-	run(h.T, slow, driverOf(h.a).sql.keep, c.keepArgs(true)...)
+	var added int64
+	must(h, driverOf(h.a).call(patient(h), driverOf(h.a).sql.keep, driverOf(h.a).keepParams(c, true), &added)(slow.Conn()))
 	early := command("early", 2)
 	must(h, h.a.Accept(patient(h), 2, []millrace.AcceptedCommand{accepted(early)}))
 	pending := func(want ...string) {

@@ -22,6 +22,7 @@ type gatherer[Q any] struct {
 	mu    sync.Mutex
 	queue []*question[Q]
 	idle  int
+	late  *time.Timer // starts another one where there is something to ask; nil while it is not set
 }
 
 // question is what one caller asks, and where the answer goes.
@@ -49,9 +50,11 @@ const (
 	maxLookups = 512
 	// maxAskVersions is how many partitions one query asks for versions in; a loop asks for a page of commands at most.
 	maxAskVersions = 16
-	// askers is how many queries of a kind are under way at a time: while one is answered the next one gathers, and one that
-	// is slow does not hold all up.
-	askers = 2
+	// askers is how many queries of a kind are under way at a time at the most. While one is answered the next one gathers: a
+	// second one asks only where that one would hold up many, askMany, or anybody for askAfter.
+	askers   = 2
+	askMany  = 128
+	askAfter = 20 * time.Millisecond
 )
 
 func (g *gatherer[Q]) init(most int, ask func(ctx context.Context, batch []*question[Q]) error) {
@@ -118,9 +121,23 @@ func (g *gatherer[Q]) add(qs ...*question[Q]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.queue = append(g.queue, qs...)
-	if g.idle > 0 {
+	g.help(false)
+}
+
+// help starts an asker where there is none, or where that one is not enough; g.mu is held.
+func (g *gatherer[Q]) help(late bool) {
+	switch {
+	case g.idle == 0 || len(g.queue) == 0:
+	case late || g.idle == askers || len(g.queue) >= askMany:
 		g.idle--
 		g.wait.Go(g.run)
+	case g.late == nil:
+		g.late = time.AfterFunc(askAfter, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.late = nil
+			g.help(true)
+		})
 	}
 }
 

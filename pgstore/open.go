@@ -27,6 +27,7 @@ type Driver struct {
 	pool  *pgxpool.Pool
 	slots chan struct{} // one taken by each reader's query: writers and leases keep their share of the pool
 	sql   statements
+	types [rowTypes]uint32
 	heads heads
 	tails []tail
 	w     writers
@@ -161,6 +162,9 @@ func (d *Driver) inspect(ctx context.Context) error {
 	}
 	err = d.pool.QueryRow(ctx, d.sql.meta).Scan(&d.meta.ID, &d.meta.Epoch, &d.meta.Partitions)
 	if err != nil {
+		return err
+	}
+	if err := d.findTypes(ctx); err != nil {
 		return err
 	}
 	if d.o.Copy != nil && d.meta != *d.o.Copy {

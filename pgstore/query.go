@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // statements are the SQL texts with the schema filled in. Their texts are constant, so that pgx describes each once.
@@ -35,10 +36,10 @@ func newStatements(schema string) statements {
 		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
 		backlog: sql(`select count(*) from S.pending`),
 
-		keep:        sql(`select added from S.keep(` + placeholders(keepParams) + `)`),
-		decide:      sql(`select added, removed from S.decide(` + placeholders(decideParams) + `)`),
-		claim:       sql(`select S.claim($1, $2, $3)`),
-		commitViews: sql(`select S.commit_views(` + placeholders(viewParams) + `)`),
+		keep:        sql(`select added from S.keep($1, $2)`),
+		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9)`),
+		claim:       sql(`select S.claim($1)`),
+		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)
 			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal`),
@@ -104,23 +105,6 @@ func newStatements(schema string) statements {
 // commandColumns are what scanCommand reads.
 const commandColumns = `c.id, c.stream, c.type, c.time_ns, c.expected, c.correlation_id, c.causation_id, c.source, c.data, c.fingerprint`
 
-const digits = "0123456789"
-
-func placeholders(n int) string {
-	var b strings.Builder
-	for i := 1; i <= n; i++ {
-		if i > 1 {
-			b.WriteByte(',')
-		}
-		b.WriteByte('$')
-		if i >= 10 {
-			b.WriteByte(digits[i/10])
-		}
-		b.WriteByte(digits[i%10])
-	}
-	return b.String()
-}
-
 const (
 	// readPatience bounds a read: one that takes longer reads too much at once, or waits for a database that is gone.
 	readPatience = 30 * time.Second
@@ -152,16 +136,24 @@ func (d *Driver) query(ctx context.Context, sql string, args []any, each func(pg
 	}
 }
 
-// exec runs a write of a caller's own, once. It waits for a slot as reads do: those who write facts keep their connections.
-func (d *Driver) exec(ctx context.Context, sql string, args ...any) error {
+// slot runs a write of a caller's own on a connection, once. It waits for a slot as reads do: those who write facts keep
+// their connections.
+func (d *Driver) slot(ctx context.Context, do func(*pgx.Conn) error) error {
 	select {
 	case d.slots <- struct{}{}:
 		defer func() { <-d.slots }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := d.pool.Exec(ctx, sql, args...)
-	return err
+	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return do(conn.Conn()) })
+}
+
+// exec is slot for a statement.
+func (d *Driver) exec(ctx context.Context, sql string, args ...any) error {
+	return d.slot(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, args...)
+		return err
+	})
 }
 
 func (d *Driver) queryOnce(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) (seen bool, err error) {

@@ -341,7 +341,7 @@ func (v *verifier) documents() error {
 		if err != nil {
 			return err
 		}
-		want, found = want+int64(len(rows.come.key)), found+have
+		want, found = want+int64(rows.come.n), found+have
 	}
 	var entries int64
 	if err := v.each(`select count(*) from S.document_keys`, nil, func(r pgx.Rows) error { return r.Scan(&entries) }); err != nil {
@@ -357,12 +357,12 @@ func (v *verifier) documents() error {
 }
 
 // entries counts those of the given entries that there are.
-func (v *verifier) entries(k *keyRows) (n int64, err error) {
-	if len(k.key) == 0 {
+func (v *verifier) entries(k *array) (n int64, err error) {
+	if k.n == 0 {
 		return 0, nil
 	}
-	err = v.each(`select count(*) from unnest($1::integer[], $2::text[], $3::smallint[], $4::bytea[], $5::bytea[]) u(partition, collection, idx, key, id)
-		join S.document_keys k using (partition, collection, idx, key, id)`, []any{k.partition, k.collection, k.idx, k.key, k.id},
-		func(r pgx.Rows) error { return r.Scan(&n) })
+	count := v.sql(`select count(*)::integer from unnest($1::S.key_row[]) u
+		join S.document_keys k using (partition, collection, idx, key, id)`)
+	err = v.d.call(v.ctx, count, [][]byte{v.d.rowsParam(keyRow, k)}, &n)(v.tx.Conn())
 	return n, err
 }

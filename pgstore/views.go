@@ -127,8 +127,8 @@ func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
 			if rerr == nil {
 				return fmt.Errorf("%w: %w", millrace.ErrFenced, err)
 			}
-		case kind == faultInvalid && slices.Contains(c.docs.isJSON, true):
-			clear(c.docs.isJSON) // jsonb is for reports: a document that it cannot hold must not stop the consumer
+		case kind == faultInvalid && c.docs.anyJSON():
+			c.docs.noJSON() // jsonb is for reports: a document that it cannot hold must not stop the consumer
 			continue
 		case kind == faultInvalid, kind == faultConflict:
 			return fmt.Errorf("%w: %w", millrace.ErrInvalid, err)
@@ -148,12 +148,15 @@ func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
 
 // viewCommit is one transaction of views.
 type viewCommit struct {
-	keys      []viewKey
-	partition []int32
-	epoch     []int64
-	consumer  []string
-	position  []int64
-	docs      docRows
+	moves []viewMove
+	docs  docRows
+}
+
+// viewMove is a checkpoint that moves.
+type viewMove struct {
+	viewKey
+	epoch    uint64
+	position uint64
 }
 
 func (d *Driver) viewCommit(batches []millrace.ViewBatch) (*viewCommit, error) {
@@ -167,11 +170,7 @@ func (d *Driver) viewCommit(batches []millrace.ViewBatch) (*viewCommit, error) {
 		if epoch == 0 || b.Epoch != 0 && b.Epoch != epoch {
 			return nil, millrace.ErrFenced
 		}
-		c.keys = append(c.keys, viewKey{b.Consumer, b.Partition})
-		c.partition = append(c.partition, int32(b.Partition)) //nolint:gosec // below MaxPartitions
-		c.epoch = append(c.epoch, int64(epoch))               //nolint:gosec // counts owners
-		c.consumer = append(c.consumer, b.Consumer)
-		c.position = append(c.position, int64(b.Checkpoint)) //nolint:gosec // counts events
+		c.moves = append(c.moves, viewMove{viewKey{b.Consumer, b.Partition}, epoch, b.Checkpoint})
 		c.docs.puts(b.Puts)
 	}
 	return c, nil
@@ -181,18 +180,18 @@ func (d *Driver) viewCommit(batches []millrace.ViewBatch) (*viewCommit, error) {
 // are not, somebody else has gone on from them, or the database has lost the newest: whoever writes must begin anew.
 func (d *Driver) written(ctx context.Context, c *viewCommit, own map[int64]bool) (bool, error) {
 	all := true
-	for _, k := range c.keys {
-		t, err := d.tokenOf(ctx, k)
+	for _, m := range c.moves {
+		t, err := d.tokenOf(ctx, m.viewKey)
 		if err != nil {
 			return false, err
 		}
 		if all = all && own[t]; own[t] {
-			d.views.set(k, t)
+			d.views.set(m.viewKey, t)
 		}
 	}
 	if !all {
-		for _, k := range c.keys {
-			d.views.forget(k.consumer)
+		for _, m := range c.moves {
+			d.views.forget(m.consumer)
 		}
 	}
 	return all, nil
@@ -203,28 +202,35 @@ func (d *Driver) written(ctx context.Context, c *viewCommit, own map[int64]bool)
 func (d *Driver) writeViews(ctx context.Context, c *viewCommit, own map[int64]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	before := make([]int64, len(c.keys))
-	tokens := make([]int64, len(c.keys))
-	for i, k := range c.keys {
-		t, ok := d.views.get(k)
+	tokens := make([]int64, len(c.moves))
+	var rows array
+	for i, m := range c.moves {
+		before, ok := d.views.get(m.viewKey)
 		if !ok {
-			err := d.query(ctx, d.sql.tokens, []any{k.partition, k.consumer}, func(rows pgx.Rows) error { return rows.Scan(&t) })
-			if err != nil {
+			var err error
+			if before, err = d.tokenOf(ctx, m.viewKey); err != nil {
 				return err
 			}
-			d.views.set(k, t)
+			d.views.set(m.viewKey, before)
 		}
-		before[i], tokens[i] = t, 1+rand.Int64N(1<<62) //nolint:gosec // not a secret
+		tokens[i] = 1 + rand.Int64N(1<<62) //nolint:gosec // not a secret
 		own[tokens[i]] = true
+		rows.begin(6)
+		rows.int4(m.partition)
+		rows.count(m.epoch)
+		rows.text(m.consumer)
+		rows.count(m.position)
+		rows.int8(tokens[i])
+		rows.int8(before)
+		rows.end()
 	}
-	args := make([]any, 0, viewParams)
-	args = append(args, c.partition, c.epoch, c.consumer, c.position, tokens, before)
-	args = append(args, c.docs.args()...)
-	args = append(args, c.docs.goneArgs()...)
-	err := d.exec(ctx, d.sql.commitViews, args...)
-	for i, k := range c.keys {
+	err := d.slot(ctx, d.call(ctx, d.sql.commitViews, [][]byte{
+		d.rowsParam(checkpointRow, &rows), d.docsParam(&c.docs), d.rowsParam(keyRow, &c.docs.come),
+		d.rowsParam(goneRow, &c.docs.removed), d.rowsParam(keyRow, &c.docs.gone),
+	}))
+	for i, m := range c.moves {
 		if err == nil {
-			d.views.set(k, tokens[i])
+			d.views.set(m.viewKey, tokens[i])
 		}
 	}
 	return err
@@ -232,22 +238,32 @@ func (d *Driver) writeViews(ctx context.Context, c *viewCommit, own map[int64]bo
 
 // viewsFenced notes which partitions are lost.
 func (d *Driver) viewsFenced(ctx context.Context, c *viewCommit, err error) error {
-	now := map[int]int64{}
-	rerr := d.query(ctx, d.sql.epochOf, []any{c.partition}, func(rows pgx.Rows) error {
+	partitions := make([]int, len(c.moves))
+	for i, m := range c.moves {
+		partitions[i] = m.partition
+	}
+	now, rerr := d.epochs(ctx, partitions)
+	for _, m := range c.moves {
+		if epoch, ok := now[m.partition]; ok && epoch != m.epoch {
+			d.leases.lose(m.partition, m.epoch)
+		}
+	}
+	return errors.Join(fmt.Errorf("%w: %w", millrace.ErrFenced, err), rerr)
+}
+
+// epochs are under which epochs partitions are owned now.
+func (d *Driver) epochs(ctx context.Context, partitions []int) (map[int]uint64, error) {
+	now := make(map[int]uint64, len(partitions))
+	err := d.query(ctx, d.sql.epochOf, []any{int32s(partitions)}, func(rows pgx.Rows) error {
 		var p int
 		var epoch int64
 		if err := rows.Scan(&p, &epoch); err != nil {
 			return err
 		}
-		now[p] = epoch
+		now[p] = uint64(epoch) //nolint:gosec // counts owners
 		return nil
 	})
-	for i, k := range c.keys {
-		if epoch, ok := now[k.partition]; ok && epoch != c.epoch[i] {
-			d.leases.lose(k.partition, uint64(c.epoch[i])) //nolint:gosec // it came from there
-		}
-	}
-	return errors.Join(fmt.Errorf("%w: %w", millrace.ErrFenced, err), rerr)
+	return now, err
 }
 
 // Checkpoints implements millrace.Driver.

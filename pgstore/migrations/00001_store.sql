@@ -131,26 +131,40 @@ create table {schema}.checkpoints (
 	primary key (partition, consumer)
 ) with (fillfactor = 50);
 
+-- What the functions below are given: a row of a table, or what changes one. One array of rows is far less work than an array
+-- for each of their columns.
+create type {schema}.head_row as (partition integer, epoch bigint, position bigint, chain bytea, ordinal bigint,
+	new_position bigint, new_chain bytea, new_ordinal bigint);
+create type {schema}.command_row as (partition integer, id text, stream text, type text, time_ns bigint, expected bigint,
+	correlation_id text, causation_id text, source text, data bytea, fingerprint bytea, fresh boolean);
+create type {schema}.outcome_row as (partition integer, ordinal bigint, command_id text, status smallint, position bigint,
+	version bigint, events integer, time_ns bigint, stream text, correlation_id text, fingerprint bytea, encoded bytea,
+	chain bytea, fresh boolean);
+create type {schema}.event_row as (partition integer, position bigint, stream text, version bigint, type text, data bytea,
+	time_ns bigint, command_id text, correlation_id text);
+create type {schema}.document_row as (partition integer, collection text, id bytea, data bytea, is_json boolean, keys bytea);
+create type {schema}.key_row as (partition integer, collection text, idx smallint, key bytea, id bytea);
+create type {schema}.gone_row as (partition integer, collection text, id bytea);
+create type {schema}.checkpoint_row as (partition integer, epoch bigint, consumer text, position bigint, token bigint,
+	before bigint);
+
 -- claim takes command ids. It raises MR002 with the ids that another content or partition has. In the order of ids,
 -- so that two callers that want the same ones wait for each other and never both.
-create function {schema}.claim(c_partition integer[], c_id text[], c_fingerprint bytea[]) returns void
+create function {schema}.claim(c {schema}.command_row[]) returns void
 language plpgsql set lock_timeout = '5s' as $$
 declare
 	n integer;
 	taken text[];
 begin
 	insert into {schema}.keys (id, partition, fingerprint)
-		select u.id, u.partition, u.fingerprint
-		from unnest(c_partition, c_id, c_fingerprint) u(partition, id, fingerprint)
-		order by u.id collate "C"
+		select u.id, u.partition, u.fingerprint from unnest(c) u order by u.id collate "C"
 		on conflict (id) do nothing;
 	get diagnostics n = row_count;
-	if n = cardinality(c_id) then
+	if n = cardinality(c) then
 		return;
 	end if;
 	select array_agg(u.id) into taken
-		from unnest(c_partition, c_id, c_fingerprint) u(partition, id, fingerprint)
-		join {schema}.keys k on k.id = u.id
+		from unnest(c) u join {schema}.keys k on k.id = u.id
 		where k.partition <> u.partition or k.fingerprint <> u.fingerprint;
 	if taken is not null then
 		raise exception 'command ids have another content' using errcode = 'MR002', detail = array_to_json(taken)::text;
@@ -159,40 +173,32 @@ end $$;
 
 -- keep keeps commands: those that come with their decision (fresh) and those that wait for one. What is there already is
 -- left alone. added counts what is undecided now and was not there; known are the fresh ones that were.
-create function {schema}.keep(
-	do_claim boolean,
-	c_partition integer[], c_id text[], c_fresh boolean[], c_stream text[], c_type text[], c_time bigint[],
-	c_expects boolean[], c_expected bigint[], c_correlation text[], c_causation text[], c_source text[],
-	c_data bytea[], c_fingerprint bytea[],
-	out added integer, out known text[])
+create function {schema}.keep(do_claim boolean, c {schema}.command_row[], out added integer, out known text[])
 language plpgsql set lock_timeout = '5s' as $$
 begin
 	if do_claim then
-		perform {schema}.claim(c_partition, c_id, c_fingerprint);
+		perform {schema}.claim(c);
 	end if;
-	with u as materialized (
-		select * from unnest(c_partition, c_id, c_fresh, c_stream, c_type, c_time, c_expects, c_expected, c_correlation,
-			c_causation, c_source, c_data, c_fingerprint)
-			with ordinality u(partition, id, fresh, stream, type, time_ns, expects, expected, correlation_id,
-				causation_id, source, data, fingerprint, seq)
-	), inserted as (
+	with inserted as (
 		insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
 			source, data, fingerprint)
-			select partition, id, stream, type, time_ns, case when expects then expected end, correlation_id,
-				causation_id, source, data, fingerprint
-			from u order by partition, id collate "C"
+			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
+				u.data, u.fingerprint
+			from unnest(c) u order by u.partition, u.id collate "C"
 			on conflict (partition, id) do nothing
 			returning partition, id
 	), waiting as (
 		insert into {schema}.pending (partition, accepted_at, seq, id)
 			select u.partition, clock_timestamp(), u.seq, u.id
-			from u join inserted i on i.partition = u.partition and i.id = u.id
+			from unnest(c) with ordinality u(partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
+				source, data, fingerprint, fresh, seq)
+			join inserted i on i.partition = u.partition and i.id = u.id
 			where not u.fresh
 			order by u.seq
 			returning 1
 	)
 	select (select count(*) from waiting),
-		(select array_agg(u.id) from u where u.fresh
+		(select array_agg(u.id) from unnest(c) u where u.fresh
 			and not exists (select from inserted i where i.partition = u.partition and i.id = u.id))
 		into added, known;
 end $$;
@@ -204,20 +210,9 @@ end $$;
 --         come before commands that it would decide without having kept them first. The row lock is held by then, so that
 --         whatever was kept and answered before this call was made is seen.
 create function {schema}.decide(
-	do_claim boolean,
-	h_partition integer[], h_epoch bigint[], h_position bigint[], h_chain bytea[], h_ordinal bigint[],
-	n_position bigint[], n_chain bytea[], n_ordinal bigint[],
-	g_partition integer[], g_held text[],
-	c_partition integer[], c_id text[], c_fresh boolean[], c_stream text[], c_type text[], c_time bigint[],
-	c_expects boolean[], c_expected bigint[], c_correlation text[], c_causation text[], c_source text[],
-	c_data bytea[], c_fingerprint bytea[],
-	o_partition integer[], o_ordinal bigint[], o_command text[], o_fresh boolean[], o_status smallint[], o_position bigint[],
-	o_version bigint[], o_events integer[], o_time bigint[], o_stream text[], o_correlation text[], o_fingerprint bytea[],
-	o_encoded bytea[], o_chain bytea[],
-	e_partition integer[], e_position bigint[], e_stream text[], e_version bigint[], e_type text[], e_data bytea[],
-	e_time bigint[], e_command text[], e_correlation text[],
-	d_partition integer[], d_collection text[], d_id bytea[], d_data bytea[], d_json boolean[], d_keys bytea[],
-	x_partition integer[], x_collection text[], x_idx smallint[], x_key bytea[], x_id bytea[],
+	do_claim boolean, h {schema}.head_row[], g_partition integer[], g_held text[],
+	c {schema}.command_row[], o {schema}.outcome_row[], e {schema}.event_row[],
+	d {schema}.document_row[], x {schema}.key_row[],
 	out added integer, out removed integer)
 language plpgsql set lock_timeout = '5s' as $$
 declare
@@ -226,79 +221,69 @@ declare
 	wrong text[];
 begin
 	-- In the order of partitions, so that two owners, one of them in error, never wait for each other.
-	if cardinality(h_partition) > 1 then
-		perform 1 from {schema}.partitions where partition = any(h_partition) order by partition for no key update;
+	if cardinality(h) > 1 then
+		perform 1 from {schema}.partitions p where p.partition in (select u.partition from unnest(h) u)
+			order by p.partition for no key update;
 	end if;
 	update {schema}.partitions p
 		set position = u.new_position, chain = u.new_chain, ordinal = u.new_ordinal
-		from unnest(h_partition, h_epoch, h_position, h_chain, h_ordinal, n_position, n_chain, n_ordinal)
-			u(partition, epoch, position, chain, ordinal, new_position, new_chain, new_ordinal)
+		from unnest(h) u
 		where p.partition = u.partition
 			and p.epoch = u.epoch and p.position = u.position and p.chain = u.chain and p.ordinal = u.ordinal; -- the fence
 	get diagnostics n = row_count;
-	if n <> cardinality(h_partition) then
+	if n <> cardinality(h) then
 		raise exception 'a partition has another owner or head' using errcode = 'MR001';
 	end if;
 	if cardinality(g_partition) > 0 and exists (
 			select from {schema}.pending p where p.partition = any(g_partition)
-				and p.id <> all(o_command) and p.id <> all(g_held)) then
+				and p.id <> all(array(select u.command_id from unnest(o) u)) and p.id <> all(g_held)) then
 		raise exception 'other nodes have kept commands' using errcode = 'MR004';
 	end if;
 	added := 0;
-	if cardinality(c_id) > 0 then
-		select k.added, k.known into added, known
-			from {schema}.keep(do_claim, c_partition, c_id, c_fresh, c_stream, c_type, c_time, c_expects, c_expected,
-				c_correlation, c_causation, c_source, c_data, c_fingerprint) k;
+	if cardinality(c) > 0 then
+		select k.added, k.known into added, known from {schema}.keep(do_claim, c) k;
 	end if;
 	-- A command that came with its decision may have been kept by another node meanwhile: it is the same one.
-	select count(*) into n from unnest(o_fresh) f where not f;
+	select count(*) into n from unnest(o) u where not u.fresh;
 	n := n + coalesce(cardinality(known), 0);
 	removed := 0;
 	if n > 0 then
 		delete from {schema}.pending p
-			using unnest(o_partition, o_command, o_fresh) u(partition, id, fresh)
-			where p.partition = u.partition and p.id = u.id and (not u.fresh or u.id = any(known));
+			using unnest(o) u
+			where p.partition = u.partition and p.id = u.command_id and (not u.fresh or u.command_id = any(known));
 		get diagnostics removed = row_count;
 	end if;
 	if removed <> n then
-		select array_agg(u.id) into wrong
-			from unnest(o_partition, o_command, o_fresh) u(partition, id, fresh)
-			where (not u.fresh or u.id = any(known)) and (
-				not exists (select from {schema}.commands c where c.partition = u.partition and c.id = u.id)
-				or exists (select from {schema}.outcomes o where o.partition = u.partition and o.command_id = u.id));
+		select array_agg(u.command_id) into wrong
+			from unnest(o) u
+			where (not u.fresh or u.command_id = any(known)) and (
+				not exists (select from {schema}.commands c where c.partition = u.partition and c.id = u.command_id)
+				or exists (select from {schema}.outcomes o where o.partition = u.partition and o.command_id = u.command_id));
 		raise exception 'commands are decided already or were never kept'
 			using errcode = 'MR002', detail = coalesce(array_to_json(wrong)::text, '[]');
 	end if;
 	insert into {schema}.outcomes (partition, ordinal, command_id, status, position, version, events, time_ns, stream,
 		correlation_id, fingerprint, encoded, chain)
-		select partition, ordinal, command_id, status, position, version, events, time_ns, stream, correlation_id,
-			fingerprint, encoded, chain
-		from unnest(o_partition, o_ordinal, o_command, o_status, o_position, o_version, o_events, o_time, o_stream,
-			o_correlation, o_fingerprint, o_encoded, o_chain)
-			u(partition, ordinal, command_id, status, position, version, events, time_ns, stream, correlation_id,
-				fingerprint, encoded, chain);
+		select u.partition, u.ordinal, u.command_id, u.status, u.position, u.version, u.events, u.time_ns, u.stream,
+			u.correlation_id, u.fingerprint, u.encoded, u.chain
+		from unnest(o) u;
 	insert into {schema}.events (partition, position, stream, version, type, data, time_ns, command_id, correlation_id)
-		select partition, position, stream, version, type, data, time_ns, command_id, correlation_id
-		from unnest(e_partition, e_position, e_stream, e_version, e_type, e_data, e_time, e_command, e_correlation)
-			u(partition, position, stream, version, type, data, time_ns, command_id, correlation_id);
-	if cardinality(d_id) > 0 then
-		perform {schema}.put_documents(d_partition, d_collection, d_id, d_data, d_json, d_keys,
-			x_partition, x_collection, x_idx, x_key, x_id);
+		select u.partition, u.position, u.stream, u.version, u.type, u.data, u.time_ns, u.command_id, u.correlation_id
+		from unnest(e) u;
+	if cardinality(d) > 0 then
+		perform {schema}.put_documents(d, x);
 	end if;
 end $$;
 
-create function {schema}.put_documents(
-	d_partition integer[], d_collection text[], d_id bytea[], d_data bytea[], d_json boolean[], d_keys bytea[],
-	x_partition integer[], x_collection text[], x_idx smallint[], x_key bytea[], x_id bytea[])
-returns void language plpgsql set lock_timeout = '5s' as $$
+create function {schema}.put_documents(d {schema}.document_row[], x {schema}.key_row[]) returns void
+language plpgsql set lock_timeout = '5s' as $$
 begin
 	insert into {schema}.documents (partition, collection, id, data, doc, keys)
-		select partition, collection, id, data, case when is_json then convert_from(data, 'UTF8')::jsonb end, keys
-		from unnest(d_partition, d_collection, d_id, d_data, d_json, d_keys) u(partition, collection, id, data, is_json, keys)
+		select u.partition, u.collection, u.id, u.data, case when u.is_json then convert_from(u.data, 'UTF8')::jsonb end, u.keys
+		from unnest(d) u
 		on conflict (partition, collection, id) do update set data = excluded.data, doc = excluded.doc, keys = excluded.keys;
 	insert into {schema}.document_keys (partition, collection, idx, key, id)
-		select partition, collection, idx, key, id
-		from unnest(x_partition, x_collection, x_idx, x_key, x_id) u(partition, collection, idx, key, id)
+		select u.partition, u.collection, u.idx, u.key, u.id from unnest(x) u
 		on conflict do nothing;
 end $$;
 
@@ -307,11 +292,7 @@ end $$;
 --   MR003 where a checkpoint is not the one that the caller knows.
 -- Views follow from facts, so nobody waits for the disk: what a crash takes is made again.
 create function {schema}.commit_views(
-	b_partition integer[], b_epoch bigint[], b_consumer text[], b_position bigint[], b_token bigint[], b_before bigint[],
-	d_partition integer[], d_collection text[], d_id bytea[], d_data bytea[], d_json boolean[], d_keys bytea[],
-	x_partition integer[], x_collection text[], x_idx smallint[], x_key bytea[], x_id bytea[],
-	r_partition integer[], r_collection text[], r_id bytea[],
-	y_partition integer[], y_collection text[], y_idx smallint[], y_key bytea[], y_id bytea[])
+	b {schema}.checkpoint_row[], d {schema}.document_row[], x {schema}.key_row[], r {schema}.gone_row[], y {schema}.key_row[])
 returns void language plpgsql as $$
 declare
 	n integer;
@@ -320,38 +301,43 @@ begin
 	perform set_config('lock_timeout', '5s', true);
 	-- A share of the row: beside the owner's own commits of facts, but not beside a change of owner.
 	perform 1 from {schema}.partitions p
-		join unnest(b_partition, b_epoch) u(partition, epoch) on p.partition = u.partition and p.epoch = u.epoch -- the fence
+		join unnest(b) u on p.partition = u.partition and p.epoch = u.epoch -- the fence
 		order by p.partition for key share of p;
 	get diagnostics n = row_count;
-	if n <> cardinality(b_partition) then
+	if n <> cardinality(b) then
 		raise exception 'a partition has another owner' using errcode = 'MR001';
 	end if;
 	select count(*) into n
-		from unnest(b_partition, b_consumer, b_before) u(partition, consumer, before)
+		from unnest(b) u
 		left join {schema}.checkpoints c on c.partition = u.partition and c.consumer = u.consumer
 		where coalesce(c.token, 0) = u.before;
-	if n <> cardinality(b_partition) then
+	if n <> cardinality(b) then
 		raise exception 'a checkpoint was moved by another commit' using errcode = 'MR003';
 	end if;
 	insert into {schema}.checkpoints as c (partition, consumer, position, token, before)
-		select partition, consumer, position, token, before
-		from unnest(b_partition, b_consumer, b_position, b_token, b_before) u(partition, consumer, position, token, before)
-		order by partition, consumer
+		select u.partition, u.consumer, u.position, u.token, u.before
+		from unnest(b) u
+		order by u.partition, u.consumer
 		on conflict (partition, consumer) do update
 			set position = excluded.position, token = excluded.token, before = excluded.before
 			where c.token = excluded.before;
 	get diagnostics n = row_count;
-	if n <> cardinality(b_partition) then
+	if n <> cardinality(b) then
 		raise exception 'a checkpoint was moved by another commit' using errcode = 'MR003';
 	end if;
-	delete from {schema}.document_keys k
-		using unnest(y_partition, y_collection, y_idx, y_key, y_id) u(partition, collection, idx, key, id)
-		where k.partition = u.partition and k.collection = u.collection and k.idx = u.idx and k.key = u.key and k.id = u.id;
-	delete from {schema}.documents d
-		using unnest(r_partition, r_collection, r_id) u(partition, collection, id)
-		where d.partition = u.partition and d.collection = u.collection and d.id = u.id;
-	perform {schema}.put_documents(d_partition, d_collection, d_id, d_data, d_json, d_keys,
-		x_partition, x_collection, x_idx, x_key, x_id);
+	if cardinality(y) > 0 then
+		delete from {schema}.document_keys k
+			using unnest(y) u
+			where k.partition = u.partition and k.collection = u.collection and k.idx = u.idx and k.key = u.key and k.id = u.id;
+	end if;
+	if cardinality(r) > 0 then
+		delete from {schema}.documents d
+			using unnest(r) u
+			where d.partition = u.partition and d.collection = u.collection and d.id = u.id;
+	end if;
+	if cardinality(d) > 0 then
+		perform {schema}.put_documents(d, x);
+	end if;
 end $$;
 
 -- drop_views removes what a consumer has in a partition.

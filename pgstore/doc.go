@@ -46,9 +46,8 @@
 //
 // All but notifications and migrations works behind pgbouncer in transaction mode. These need a session:
 // [Options.ListenDSN] names a direct connection for both, or [Options.NoListen] leaves notifications out, and [Migrate] is
-// called over a direct connection where there is something to migrate. Statements are sent unnamed, so that no version
-// of pgbouncer has to know of prepared ones. A DSN with default_query_exec_mode=cache_statement asks for one of 1.21 or
-// later, with max_prepared_statements above 0.
+// called over a direct connection where there is something to migrate. Statements are sent without names as soon as one
+// shows that a pool does not know of prepared ones; see [Open].
 package pgstore
 
 import "strings"

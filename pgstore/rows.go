@@ -183,9 +183,22 @@ func (d *Driver) findTypes(ctx context.Context) error {
 // call runs a function of the migrations with finished parameters, on a connection: one statement, one round trip. counts
 // are the integers that it returns; null is 0.
 func (d *Driver) call(ctx context.Context, sql string, params [][]byte, counts ...*int64) func(*pgx.Conn) error {
+	binary := []int16{pgx.BinaryFormatCode}
+	send := func(conn *pgx.Conn) *pgconn.Result {
+		if !d.named.Load() {
+			return conn.PgConn().ExecParams(ctx, sql, params, nil, binary, binary).Read()
+		}
+		s, err := conn.Prepare(ctx, sql, sql) // once for each connection
+		if err != nil {
+			return &pgconn.Result{Err: err}
+		}
+		return conn.PgConn().ExecPrepared(ctx, s.Name, params, binary, binary).Read()
+	}
 	return func(conn *pgx.Conn) error {
-		binary := []int16{pgx.BinaryFormatCode}
-		r := conn.PgConn().ExecParams(ctx, sql, params, nil, binary, binary).Read()
+		r := send(conn)
+		if d.forgot(r.Err) {
+			r = send(conn)
+		}
 		if r.Err != nil {
 			return r.Err
 		}

@@ -27,7 +27,7 @@ const (
 	sharedLazy = 50 * time.Millisecond
 	// sharedGather is what a read model of a busy node may be behind for the sake of larger commits, and sharedWorkers how
 	// many commit at a time: a transaction costs as much as the documents of some twenty orders.
-	sharedGather  = 10 * time.Millisecond
+	sharedGather  = 20 * time.Millisecond
 	sharedWorkers = 1
 	// followAgain is the pause before consumers begin anew that the store refused.
 	followAgain = 200 * time.Millisecond

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Document is one JSON document of a collection. Documents are views: they follow from facts and can be deleted and
@@ -169,6 +170,21 @@ type Views interface {
 // ParkedName is the name of every consumer's table of parked streams.
 const ParkedName = "parked"
 
+// Parked is the document of a stream that a consumer has given up until somebody redrives it. Nothing of it is lost: the
+// stream's events from Version on are in the log.
+type Parked struct {
+	Stream   string    `json:"stream"`
+	Version  uint64    `json:"version"`
+	Position uint64    `json:"position"`
+	Reason   string    `json:"reason"`
+	Error    string    `json:"error"`
+	Attempts int       `json:"attempts"`
+	Since    time.Time `json:"since"`
+}
+
+// ParkedTable holds a consumer's parked streams, by the stream's name.
+var ParkedTable = NewTable[Parked](ParkedName, nil, nil)
+
 // Consumer is all that follows the feed: projections, process managers, subscriptions. One loop runs them all.
 type Consumer struct {
 	// Name identifies the consumer's checkpoints and documents.
@@ -178,8 +194,15 @@ type Consumer struct {
 	// Handle takes one event, its Body decoded. An error is retried; after the last attempt the event and all later
 	// ones of the same stream are parked for this consumer, and the other streams go on.
 	Handle func(ctx context.Context, v Views, e *Recorded) error
-	// Rebuilding says that the events are old: how long they took to get here is no measure of anything.
+	// Rebuilding says that nobody reads the documents yet, or any more: how long events took to get here is no measure of
+	// anything, and a parked stream is no alarm. A consumer with Effects is not run so.
 	Rebuilding bool
+	// Effects says that Handle does something in the world besides writing its documents. What it did for old events must
+	// not be done again.
+	Effects bool
+	// Begin is called before each run, when it is settled which partitions it has, and before it reads where it stands. Its
+	// error ends the run. Defaults to nothing.
+	Begin func(ctx context.Context) error
 	// Collection names the documents of a table. Defaults to consumer name, ".", table name.
 	Collection func(t *Table) string
 }
@@ -206,6 +229,16 @@ type Projection struct {
 	Tables     []*Table
 	// Project applies one event whose Body is decoded. Documents depend on nothing but the events of their partition.
 	Project func(v Views, e *Recorded) error
+	// OfStream names the documents that Project makes of a stream's events. It says that they follow from those events
+	// alone, and that Project touches no others for them: then they can be made again by themselves. Nil where documents
+	// depend on several streams, as totals do.
+	OfStream func(s Stream) []DocumentName
+}
+
+// DocumentName names a document of a projection, in the partition of the stream at hand.
+type DocumentName struct {
+	Table *Table
+	ID    string
 }
 
 // ReadModel is how everybody but the feed sees a projection: always one whole generation of its documents.

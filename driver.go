@@ -37,6 +37,9 @@ type Shared interface {
 	// Resume is called before a consumer begins and reads its checkpoints. From then on its commits must continue what the
 	// backend has at the time of the call: one that is late, of an earlier run, must not come in between.
 	Resume(ctx context.Context, consumer string) error
+	// Post writes a document that no consumer writes, into any partition, whoever owns it. It is durable when Post
+	// returns. Its id must be new, and it must have no keys.
+	Post(ctx context.Context, doc Document) error
 }
 
 // Driver is what a backend implements. All code but the backends and [Store] uses Store. The rules that the

@@ -249,6 +249,18 @@ func (s *Store) CommitViews(ctx context.Context, batches []ViewBatch) error {
 	return nil
 }
 
+// postbox is the consumer of documents that are posted on a store of one process. Its checkpoints stay 0.
+const postbox = "post"
+
+// Post writes a document for whoever owns its partition, from any node: a message to him. Its id must be new, it must
+// have no keys, and its collection must be no consumer's; who has read it deletes it with what came of it.
+func (s *Store) Post(ctx context.Context, doc Document) error {
+	if shared, ok := s.d.(Shared); ok {
+		return shared.Post(ctx, doc)
+	}
+	return s.d.CommitViews(ctx, []ViewBatch{{Consumer: postbox, Partition: doc.Partition, Puts: []Put{{Document: doc}}}})
+}
+
 // Advance moves a consumer's checkpoint in memory only: for events that change none of its documents. Who waits for
 // it is woken up; after a restart the consumer sees those events again.
 func (s *Store) Advance(consumer string, partition int, position uint64) {

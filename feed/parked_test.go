@@ -133,7 +133,7 @@ func TestStreamIsParked(t *testing.T) {
 						t.Fatalf("%s: parked: %v", when, err)
 					}
 					if tc.parked {
-						p, err := feed.ParkedTable.Decode(d.Data)
+						p, err := millrace.ParkedTable.Decode(d.Data)
 						if err != nil || p.Version != 3 || p.Attempts != 3 || p.Reason != millrace.ReasonHandler || p.Error == "" || p.Position == 0 || p.Since.IsZero() {
 							t.Errorf("%s: %+v %v", when, p, err)
 						}

@@ -123,8 +123,12 @@ func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer
 	return r
 }
 
-// Run follows the feed until ctx ends (nil) or the store cannot be read or written any more.
+// Run follows the feed until ctx ends (nil) or the store cannot be read or written any more. A consumer with effects that is
+// to be rebuilt is refused ([millrace.ErrInvalid]).
 func (r *Runner) Run(ctx context.Context) error {
+	if r.c.Rebuilding && r.c.Effects {
+		return fmt.Errorf("%w: consumer %s has effects, which a rebuild would repeat", millrace.ErrInvalid, r.c.Name)
+	}
 	err := r.run(ctx)
 	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrClosed) {
 		return nil //nolint:nilerr // an ended ctx is how a runner stops
@@ -133,6 +137,11 @@ func (r *Runner) Run(ctx context.Context) error {
 }
 
 func (r *Runner) run(ctx context.Context) error {
+	if r.c.Begin != nil {
+		if err := r.c.Begin(ctx); err != nil {
+			return err
+		}
+	}
 	from, err := r.store.Resume(ctx, r.c.Name)
 	if err != nil {
 		return err
@@ -210,7 +219,7 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 		if p%r.o.Workers != index {
 			continue
 		}
-		q := millrace.Query{Collection: r.c.Collection(ParkedTable.Table), Index: -1, Partition: p}
+		q := millrace.Query{Collection: r.c.Collection(millrace.ParkedTable.Table), Index: -1, Partition: p}
 		for d, err := range r.store.Documents(ctx, q) {
 			if err != nil {
 				return nil, err
@@ -222,8 +231,8 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 }
 
 func (w *worker) run(ctx context.Context) error {
-	w.r.o.Observer.Parked(w.r.c.Name, len(w.parked))
-	defer func() { w.r.o.Observer.Parked(w.r.c.Name, -len(w.parked)) }()
+	w.alarm(len(w.parked))
+	defer func() { w.alarm(-len(w.parked)) }()
 	idle := time.NewTicker(w.r.o.Lazy)
 	defer idle.Stop()
 	for {
@@ -527,30 +536,15 @@ func (w *worker) persist(ctx context.Context) error {
 	return nil
 }
 
-// Parked is the document of a stream that a consumer has given up until somebody redrives it. Nothing of it is lost: the
-// stream's events from Version on are in the log.
-type Parked struct {
-	Stream   string    `json:"stream"`
-	Version  uint64    `json:"version"`
-	Position uint64    `json:"position"`
-	Reason   string    `json:"reason"`
-	Error    string    `json:"error"`
-	Attempts int       `json:"attempts"`
-	Since    time.Time `json:"since"`
-}
-
-// ParkedTable holds a consumer's parked streams, by the stream's name.
-var ParkedTable = millrace.NewTable[Parked](millrace.ParkedName, nil, nil)
-
 // park gives a stream up from an event on, together with the checkpoint that passes it.
 func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, attempts int) error {
-	parked := &Parked{
+	parked := &millrace.Parked{
 		Stream: string(e.Stream), Version: e.Version, Position: e.Position, Reason: millrace.ReasonHandler,
 		Error: cause.Error(), Attempts: attempts, Since: w.r.o.Now().UTC(),
 	}
 	for wait := w.r.o.Backoff; ; wait = min(2*wait, maxBackoff) {
 		w.begin()
-		ParkedTable.Insert(w.view(ctx, e.Partition), string(e.Stream), parked)
+		millrace.ParkedTable.Insert(w.view(ctx, e.Partition), string(e.Stream), parked)
 		err := w.commit(ctx, [][]millrace.Recorded{{*e}})
 		if err == nil {
 			break
@@ -565,6 +559,13 @@ func (w *worker) park(ctx context.Context, e *millrace.Recorded, cause error, at
 	}
 	w.parked[e.Stream] = true
 	w.r.o.Logger.Error("a stream is parked", "consumer", w.r.c.Name, "stream", e.Stream, "version", e.Version, "error", cause)
-	w.r.o.Observer.Parked(w.r.c.Name, 1)
+	w.alarm(1)
 	return nil
+}
+
+// alarm counts parked streams of documents that are read.
+func (w *worker) alarm(more int) {
+	if !w.r.c.Rebuilding {
+		w.r.o.Observer.Parked(w.r.c.Name, more)
+	}
 }

@@ -61,6 +61,7 @@ func RunStore(t *testing.T, factory Factory) {
 		{"DocumentPagesWhileDocumentsChange", documentPages},
 		{"CheckpointsMoveWithDocuments", checkpointsMoveWithDocuments},
 		{"DropViewsDropsOnlyTheNamed", dropViews},
+		{"PostedIsRead", postedIsRead},
 		{"WaitWakesUp", waitWakesUp},
 		{"ReopenKeepsEverything", reopenKeeps},
 		{"ClosedStoreRefuses", closedRefuses},

@@ -93,6 +93,9 @@ var TallyTable = millrace.NewTable("tallies", []string{"digit"}, func(d *TallyDo
 func Tallies() millrace.Projection {
 	return millrace.Projection{
 		Name: "tallies", Version: 1, Categories: []string{"tally"}, Tables: []*millrace.Table{TallyTable.Table},
+		OfStream: func(s millrace.Stream) []millrace.DocumentName {
+			return []millrace.DocumentName{{Table: TallyTable.Table, ID: string(s)}}
+		},
 		Project: func(v millrace.Views, e *millrace.Recorded) error {
 			added, ok := e.Body.(*Added)
 			if !ok {

@@ -241,6 +241,21 @@ func dropViews(t *testing.T, f *fixture) {
 	f.checkViews()
 }
 
+// postedIsRead: a message is there for whoever owns its partition, who deletes it together with what came of it.
+func postedIsRead(t *testing.T, f *fixture) {
+	doc := millrace.Document{Collection: "post", Partition: 2, ID: "m-1", Data: []byte(`{"what":"now"}`)}
+	f.must(f.s.Post(f.ctx, doc))
+	got, err := f.s.Document(f.ctx, "post", 2, "m-1")
+	f.must(err)
+	same(t, "what was posted", string(got.Data), string(doc.Data))
+	f.putViews(millrace.ViewBatch{Consumer: "reader", Partition: 2, Puts: []millrace.Put{
+		{Delete: true, Document: millrace.Document{Collection: "post", Partition: 2, ID: "m-1"}}, f.put("docs", 2, "answer", "1"),
+	}})
+	_, err = f.s.Document(f.ctx, "post", 2, "m-1")
+	wantErr(t, "a message that was read", err, millrace.ErrNotFound)
+	f.checkViews()
+}
+
 func waitWakesUp(t *testing.T, f *fixture) {
 	s := f.stream(1, 0)
 	f.commit(&millrace.Batch{Partition: 1, Decisions: []millrace.Decision{decided(f.command(s, "{}"), true, 0, 10)}})

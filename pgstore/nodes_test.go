@@ -208,3 +208,42 @@ func TestSlowReadersHoldNothing(t *testing.T) {
 	close(hold)
 	wg.Wait()
 }
+
+// A node that owns nothing posts a message; the partition's owner reads it, and deletes it in a commit of his own. Posting
+// the same message again, as one does whose answer was lost, makes no second one.
+func TestPostFromAnyNode(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	a, _ := node(t, dsn, "a", patientLease)
+	b, db := node(t, dsn, "b", patientLease)
+	acquire(t, a, 0, 1)
+	doc := millrace.Document{Collection: "post", Partition: 1, ID: "m", Data: []byte(`{"n":1}`)}
+	if len(db.Owned()) != 0 {
+		t.Fatal("b owns something")
+	}
+	for range 2 {
+		must(t, b.Post(patient(t), doc))
+	}
+	n := 0
+	for d, err := range a.Documents(patient(t), millrace.Query{Collection: "post", Index: -1, Partition: 1}) {
+		must(t, err)
+		if n++; string(d.Data) != string(doc.Data) {
+			t.Errorf("%s", d.Data)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d messages", n)
+	}
+	read := []millrace.ViewBatch{{Consumer: "c", Partition: 1, Puts: []millrace.Put{{Delete: true, Document: doc}}}}
+	if err := b.CommitViews(patient(t), read); !errors.Is(err, millrace.ErrFenced) {
+		t.Errorf("somebody else deletes it: %v", err)
+	}
+	must(t, a.CommitViews(patient(t), read))
+	if _, err := b.Document(patient(t), "post", 1, "m"); !errors.Is(err, millrace.ErrNotFound) {
+		t.Errorf("it is still there: %v", err)
+	}
+	doc.Partition = 17
+	if err := b.Post(patient(t), doc); !errors.Is(err, millrace.ErrInvalid) {
+		t.Errorf("a partition that there is not: %v", err)
+	}
+	verify(t, a)
+}

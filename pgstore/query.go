@@ -21,7 +21,7 @@ type statements struct {
 	version, versionsOf                     string
 	events, pending, feed                   string
 	document, checkpoints                   string
-	tokens, dropViews, notify               string
+	tokens, dropViews, post, notify         string
 	log, logEvents, collections, consumers  string
 	acquire, renew, release, nodes          string
 	join, leave, free                       string
@@ -88,6 +88,7 @@ func newStatements(schema string) statements {
 		checkpoints: sql(`select partition, position from S.checkpoints where partition = any($1::integer[]) and consumer = $2`),
 		tokens:      sql(`select token from S.checkpoints where partition = $1 and consumer = $2`),
 		dropViews:   sql(`select S.drop_views($1, $2, $3)`),
+		post:        sql(`select S.put_documents($1, $2)`),
 
 		// Nobody needs to wait for the disk: the heads are there to be looked at.
 		notify: `select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`,

@@ -326,6 +326,29 @@ func (d *Driver) Resume(ctx context.Context, consumer string) error {
 	return nil
 }
 
+// Post implements millrace.Shared. Nothing fences it: nobody else writes the row. Unlike views it waits for the disk.
+func (d *Driver) Post(ctx context.Context, doc millrace.Document) error {
+	if err := d.reads.Enter(); err != nil {
+		return err
+	}
+	defer d.reads.Leave()
+	if err := d.failure(); err != nil {
+		return err
+	}
+	if doc.Partition < 0 || doc.Partition >= d.meta.Partitions {
+		return fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
+	}
+	var rows docRows
+	rows.put(&doc, nil)
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	err := d.slot(ctx, d.call(ctx, d.sql.post, [][]byte{d.docsParam(&rows), d.rowsParam(keyRow, &rows.come)}))
+	if classify(err) == faultFull {
+		return fmt.Errorf("%w: %w", millrace.ErrFull, err)
+	}
+	return readError(ctx, err)
+}
+
 // tokenOf is the token of a consumer's last commit in a partition, as the database has it; 0 for none.
 func (d *Driver) tokenOf(ctx context.Context, k viewKey) (t int64, err error) {
 	err = d.query(ctx, d.sql.tokens, []any{k.partition, k.consumer}, func(rows pgx.Rows) error { return rows.Scan(&t) })

@@ -57,12 +57,20 @@ func Projections() []millrace.Projection {
 		},
 		{
 			Name: ProjectionStock, Version: stockProjectionVersion, Categories: []string{CategoryStock},
-			Tables: []*millrace.Table{LevelsTable.Table}, Project: projectStock,
+			Tables: []*millrace.Table{LevelsTable.Table}, Project: projectStock, OfStream: ofStream(LevelsTable.Table),
 		},
 		{
 			Name: ProjectionReturns, Version: returnsProjectionVersion, Categories: []string{CategoryReturn},
-			Tables: []*millrace.Table{ReturnsTable.Table}, Project: projectReturns,
+			Tables: []*millrace.Table{ReturnsTable.Table}, Project: projectReturns, OfStream: ofStream(ReturnsTable.Table),
 		},
+	}
+}
+
+// ofStream names the one document of a stream in a table. The read model of orders has none of that: its totals follow from
+// many streams.
+func ofStream(t *millrace.Table) func(millrace.Stream) []millrace.DocumentName {
+	return func(s millrace.Stream) []millrace.DocumentName {
+		return []millrace.DocumentName{{Table: t, ID: s.ID()}}
 	}
 }
 

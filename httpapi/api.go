@@ -121,9 +121,7 @@ func (a *API) register(c *Config) (err error) {
 	a.handle("/v1/commands", methods{{"POST", (*exchange).postCommands}})
 	a.handle("/v1/commands/{id}", methods{{"GET", (*exchange).getCommand}})
 	if p := c.Projections; p != nil {
-		a.handle("/v1/projections", methods{{"GET", func(x *exchange) { x.listProjections(p) }}})
-		a.handle("/v1/projections/{name}", methods{{"GET", func(x *exchange) { x.getProjection(p) }}})
-		a.handle("/v1/projections/{name}/rebuild", methods{{"POST", func(x *exchange) { x.rebuildProjection(p) }}})
+		a.registerProjections(p)
 	}
 	if n := c.Nodes; n != nil {
 		a.handle("/v1/nodes", methods{{"GET", func(x *exchange) { x.listNodes(n) }}})

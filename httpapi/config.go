@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -122,53 +121,6 @@ type Report struct {
 	TimeKey func(time.Time) string
 	// Add adds a document to the row so far, which is nil at first. It may change and return either.
 	Add func(row, doc any) any
-}
-
-// Projections shows and rebuilds read models. The wiring implements it.
-type Projections interface {
-	// List gives all, in the order of their names.
-	List(ctx context.Context) ([]ProjectionStatus, error)
-	// Status gives one. Errors: [millrace.ErrNotFound].
-	Status(ctx context.Context, name string) (ProjectionStatus, error)
-	// Rebuild starts to build one anew and returns. A rebuild that is on its way already is no fault. Errors:
-	// [millrace.ErrNotFound], [ErrPaused], [ErrShared].
-	Rebuild(ctx context.Context, name string) error
-}
-
-var (
-	// ErrPaused: read models stand still on this server, so that none can be rebuilt.
-	ErrPaused = errors.New("the read models are paused")
-	// ErrShared: several nodes make the read models together, and none of them can build one anew.
-	ErrShared = errors.New("several nodes make the read models")
-)
-
-// ProjectionStatus is how a read model is.
-type ProjectionStatus struct {
-	Name    string `json:"name"`
-	Version int    `json:"version"` // of its declaration
-	// State is live, rebuilding (while the old documents answer) or building (nothing answers yet).
-	State  string `json:"state"`
-	Gap    uint64 `json:"gap"`    // events behind
-	Parked int    `json:"parked"` // streams that wait behind a failed event
-	Cursor string `json:"cursor"` // what it has seen
-	// Generation rises with each rebuild.
-	Generation uint64 `json:"generation"`
-	// Identical says whether the newest rebuild made the very documents that it replaced. Nil where there was none, or where
-	// the two stood at different positions.
-	Identical *bool `json:"identical,omitempty"`
-	// Rebuild is the newest rebuild since the server started. Nil where there was none.
-	Rebuild *RebuildStatus `json:"rebuild,omitempty"`
-}
-
-// RebuildStatus is how far a rebuild is, or how it ended.
-type RebuildStatus struct {
-	Generation uint64    `json:"generation"` // that it makes
-	Started    time.Time `json:"started"`
-	Finished   time.Time `json:"finished,omitzero"` // zero while it is on its way
-	Events     uint64    `json:"events"`            // handled so far
-	// Error says why it failed, in words of the wiring: what is live is then what was live before. Texts of errors do not
-	// belong here, because they may hold values and paths.
-	Error string `json:"error,omitempty"`
 }
 
 // Nodes tells who owns what. The wiring implements it.

@@ -597,7 +597,19 @@ func (p memoryProjections) Status(_ context.Context, name string) (httpapi.Proje
 	return httpapi.ProjectionStatus{Name: name, Version: m.p.Version, State: "live", Cursor: m.Cursor().String()}, nil
 }
 
-func (p memoryProjections) Rebuild(ctx context.Context, name string) error {
+func (p memoryProjections) Rebuild(ctx context.Context, name string, _ bool) error {
 	_, err := p.Status(ctx, name)
 	return err
+}
+
+func (p memoryProjections) Switch(ctx context.Context, name string, _ uint64) error {
+	return p.Rebuild(ctx, name, false)
+}
+
+func (p memoryProjections) Discard(ctx context.Context, name string) error {
+	return p.Rebuild(ctx, name, false)
+}
+
+func (p memoryProjections) Repair(ctx context.Context, name string, _ millrace.Stream) error {
+	return p.Rebuild(ctx, name, false)
 }

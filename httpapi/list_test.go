@@ -247,10 +247,25 @@ func TestProjections(t *testing.T) {
 	}
 	w.want(200, "GET", "/v1/projections/stock", "")
 	w.want(404, "GET", "/v1/projections/none", "")
-	if a := w.want(202, "POST", "/v1/projections/stock/rebuild", ""); a.Header.Get("Location") != "/v1/projections/stock" {
-		t.Errorf("%v", a.Header)
+	const json = "Content-Type: application/json"
+	for path, bodies := range map[string][]string{
+		"rebuild": {"", "{}", `{"hold":true}`}, "switch": {"", `{"generation":1}`}, "discard": {"", "{}"}, "repair": {`{"stream":"stock-A"}`},
+	} {
+		for _, body := range bodies {
+			if a := w.want(202, "POST", "/v1/projections/stock/"+path, body, json); a.Header.Get("Location") != "/v1/projections/stock" {
+				t.Errorf("%s: %v", path, a.Header)
+			}
+			w.want(404, "POST", "/v1/projections/none/"+path, body, json)
+		}
 	}
-	w.want(404, "POST", "/v1/projections/none/rebuild", "")
+	for path, body := range map[string]string{
+		"rebuild": `{"hold":1}`, "switch": `{"generation":-1}`, "discard": `{"generation":1}`, "repair": `{"stream":"nothing"}`,
+	} {
+		w.want(400, "POST", "/v1/projections/stock/"+path, body, json)
+	}
+	w.want(400, "POST", "/v1/projections/stock/repair", "")
+	w.want(413, "POST", "/v1/projections/stock/repair", `{"stream":"`+strings.Repeat("a", 5000)+`"}`, json)
+	w.want(415, "POST", "/v1/projections/stock/rebuild", `{"hold":true}`, "Content-Encoding: gzip")
 }
 
 // failed are read models whose newest rebuild has failed.
@@ -259,7 +274,15 @@ type failed struct{ httpapi.Projections }
 func (p failed) Status(ctx context.Context, name string) (httpapi.ProjectionStatus, error) {
 	s, err := p.Projections.Status(ctx, name)
 	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
-	s.Rebuild = &httpapi.RebuildStatus{Generation: 2, Started: at, Finished: at.Add(time.Minute), Events: 7, Error: "as the test wants it"}
+	s.Rebuild = &httpapi.RebuildStatus{
+		Generation: 2, Version: 3, Started: at, Finished: at.Add(time.Minute), Events: 7, Total: 8, Done: 1, Hold: true, Ready: true,
+		Nodes:       []httpapi.NodeRebuild{{Node: "a", Partitions: 2, Done: 1, Events: 7, Total: 8}},
+		Differences: &httpapi.Differences{Documents: 9, Tables: []httpapi.TableDifferences{{Table: "levels", Missing: 1, Examples: []string{"A"}}}},
+		Error:       "as the test wants it",
+	}
+	s.Previous = &httpapi.PreviousGeneration{Generation: 1, Version: 1, Until: at}
+	s.Repairs = []httpapi.RepairStatus{{Stream: "stock-A", Asked: at, Finished: at, Error: "as the test wants it"}}
+	s.LastError = &httpapi.ProjectionError{What: "rebuild", At: at, Stream: "stock-A", Node: "a", Error: "as the test wants it"}
 	return s, err
 }
 
@@ -267,7 +290,7 @@ func (p failed) Status(ctx context.Context, name string) (httpapi.ProjectionStat
 func TestFailedRebuildStandsInTheStatus(t *testing.T) {
 	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = failed{c.Projections} }})
 	a := w.want(200, "GET", "/v1/projections/stock", "")
-	want := `"rebuild":{"generation":2,"started":"2026-11-20T12:00:00Z","finished":"2026-11-20T12:01:00Z","events":7,"error":"as the test wants it"}`
+	want := `"rebuild":{"generation":2,"version":3,"hold":true,"ready":true,"started":"2026-11-20T12:00:00Z","finished":"2026-11-20T12:01:00Z","events":7,"events_total":8,`
 	if !strings.Contains(string(a.body), want) {
 		t.Errorf("%s", a.body)
 	}
@@ -279,7 +302,7 @@ type unbuildable struct {
 	why error
 }
 
-func (p unbuildable) Rebuild(ctx context.Context, name string) error {
+func (p unbuildable) Rebuild(ctx context.Context, name string, _ bool) error {
 	if _, err := p.Status(ctx, name); err != nil {
 		return err
 	}
@@ -289,7 +312,10 @@ func (p unbuildable) Rebuild(ctx context.Context, name string) error {
 // A rebuild that would never be done is refused, and not for now: 503 would make clients come back again and again. Who
 // asks for a read model that there is not is told so first.
 func TestRebuildThatCannotBe(t *testing.T) {
-	for code, why := range map[string]error{"read_models_paused": httpapi.ErrPaused, "read_models_shared": httpapi.ErrShared} {
+	for code, why := range map[string]error{
+		"read_models_paused": httpapi.ErrPaused, "read_model_rebuilding": httpapi.ErrRebuilding, "no_such_generation": httpapi.ErrNoGeneration,
+		"other_code": httpapi.ErrOtherCode, "not_by_stream": httpapi.ErrNotByStream,
+	} {
 		t.Run(code, func(t *testing.T) {
 			w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = unbuildable{c.Projections, why} }})
 			a := w.want(409, "POST", "/v1/projections/stock/rebuild", "")
@@ -299,6 +325,14 @@ func TestRebuildThatCannotBe(t *testing.T) {
 			w.want(404, "POST", "/v1/projections/none/rebuild", "")
 			w.want(200, "GET", "/v1/projections/stock", "")
 		})
+	}
+}
+
+// A coordinator that does not answer may do so later.
+func TestRebuildWithoutAnAnswer(t *testing.T) {
+	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) { c.Projections = unbuildable{c.Projections, httpapi.ErrNoAnswer} }})
+	if a := w.want(503, "POST", "/v1/projections/stock/rebuild", ""); a.Header.Get("Retry-After") == "" {
+		t.Errorf("%v %s", a.Header, a.body)
 	}
 }
 

@@ -2,9 +2,7 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"net/http"
-	"net/url"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/jsonx"
@@ -77,58 +75,6 @@ func (x *exchange) addRow(row any, rows *int) (err error) {
 	}
 	x.buf, err = jsonx.Append(x.buf, row)
 	return err
-}
-
-// projectionList is the answer of GET /v1/projections.
-type projectionList struct {
-	Items []ProjectionStatus `json:"items"`
-}
-
-func (x *exchange) listProjections(p Projections) {
-	if _, fault := x.query(); fault != nil {
-		x.fail(fault)
-		return
-	}
-	all, err := p.List(x.r.Context())
-	x.sendValue(http.StatusOK, projectionList{all}, err)
-}
-
-func (x *exchange) getProjection(p Projections) {
-	if _, fault := x.query(); fault != nil {
-		x.fail(fault)
-		return
-	}
-	s, err := p.Status(x.r.Context(), x.r.PathValue("name"))
-	x.sendValue(http.StatusOK, s, err)
-}
-
-// codePaused and codeShared are what a rebuild is refused with that could never be done.
-const (
-	codePaused = "read_models_paused"
-	codeShared = "read_models_shared"
-)
-
-func (x *exchange) rebuildProjection(p Projections) {
-	if _, fault := x.query(); fault != nil {
-		x.fail(fault)
-		return
-	}
-	name := x.r.PathValue("name")
-	err := p.Rebuild(x.r.Context(), name)
-	switch {
-	case errors.Is(err, ErrPaused):
-		x.fail(&problem{kind: kindConflict, refusal: codePaused, detail: "read models stand still on this server, so that none can be rebuilt"})
-		return
-	case errors.Is(err, ErrShared):
-		x.fail(&problem{kind: kindConflict, refusal: codeShared, detail: "several nodes make the read models together, and cannot rebuild them yet"})
-		return
-	}
-	var s ProjectionStatus
-	if err == nil {
-		x.w.Header()["Location"] = []string{"/v1/projections/" + url.PathEscape(name)}
-		s, err = p.Status(x.r.Context(), name)
-	}
-	x.sendValue(http.StatusAccepted, s, err)
 }
 
 func (x *exchange) listNodes(n Nodes) {

@@ -127,9 +127,19 @@ func double(before func(e *millrace.Recorded)) millrace.Projection {
 // serve runs a service until the test ends or the returned function is called.
 func serve(t testing.TB, s *millrace.Store, ps ...millrace.Projection) (*projection.Service, func() error) {
 	t.Helper()
-	svc, err := projection.New(t.Context(), s, ps, projection.Options{Run: func(ctx context.Context, c millrace.Consumer) error {
-		return feed.New(s, registry(t), c, &feed.Options{Backoff: time.Millisecond}).Run(ctx)
-	}})
+	return serveAs(t, s, projection.Options{}, ps...)
+}
+
+// serveAs is serve with options; the feed is the default runner.
+func serveAs(t testing.TB, s *millrace.Store, o projection.Options, ps ...millrace.Projection) (*projection.Service, func() error) {
+	t.Helper()
+	r := registry(t)
+	if o.Run == nil {
+		o.Run = func(ctx context.Context, c millrace.Consumer) error {
+			return feed.New(s, r, c, &feed.Options{Backoff: time.Millisecond}).Run(ctx)
+		}
+	}
+	svc, err := projection.New(t.Context(), s, ps, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +199,7 @@ func rebuilt(t testing.TB, m *projection.Model) projection.Status {
 
 func rebuild(t testing.TB, m *projection.Model) projection.Status {
 	t.Helper()
-	if err := m.Rebuild(); err != nil {
+	if err := m.Rebuild(patient(t), false); err != nil {
 		t.Fatal(err)
 	}
 	return rebuilt(t, m)
@@ -199,5 +209,29 @@ func wait(t testing.TB, m *projection.Model, c millrace.Cursor) {
 	t.Helper()
 	if err := m.Wait(patient(t), c); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func identical(st projection.Status) bool {
+	same := st.Rebuild.Identical()
+	return same != nil && *same
+}
+
+func differs(st projection.Status) bool {
+	same := st.Rebuild.Identical()
+	return same != nil && !*same
+}
+
+// eventually waits for what must come.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for ctx := patient(t); !ok(); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("in vain: %s", what)
+		}
 	}
 }

@@ -108,9 +108,6 @@ const defaultLives = 40_000
 
 // benchRebuild fills a store with whole lives of orders and builds the read model of orders again.
 func benchRebuild(ctx context.Context, o *benchOptions) ([]result, error) {
-	if o.store != "" {
-		return nil, badSetting("store", "%w", errNoRebuild)
-	}
 	lives := o.items
 	if lives == 0 {
 		lives = defaultLives
@@ -161,7 +158,7 @@ func rebuild(ctx context.Context, b *bed, o *benchOptions, lives int, r *result)
 	if err != nil {
 		return err
 	}
-	if err := model.Rebuild(); err != nil {
+	if err := model.Rebuild(ctx, false); err != nil {
 		return err
 	}
 	st, err := rebuilt(ctx, model.Status)
@@ -172,7 +169,7 @@ func rebuild(ctx context.Context, b *bed, o *benchOptions, lives int, r *result)
 	// The comparison with the old documents is a check, not a part of the work.
 	took := st.Rebuild.Caught.Sub(st.Rebuild.Started).Seconds()
 	r.Seconds, r.Rate = took, float64(events)/took
-	if st.Rebuild.Identical == nil || !*st.Rebuild.Identical {
+	if same := st.Rebuild.Identical(); same == nil || !*same {
 		return errors.New("the rebuilt read model differs")
 	}
 	after, err := b.size()

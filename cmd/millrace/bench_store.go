@@ -27,9 +27,6 @@ const (
 	dropPatience = time.Minute
 )
 
-// errNoRebuild: what there is no bench of on a shared store.
-var errNoRebuild = errors.New("read models of a store that nodes share cannot be rebuilt yet: bench rebuild needs a data folder")
-
 // schema is a place in a database that a bench has to itself.
 type schema struct {
 	dsn, name string

@@ -3,11 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,6 +34,7 @@ type node struct {
 type nodeOptions struct {
 	pauseCommand, pauseFeed bool
 	maxBacklog              int64
+	holdReadModels          bool
 	cluster                 *cluster
 	log                     *slog.Logger
 }
@@ -55,9 +52,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.processor = newProcessor(store, n.registry, command.Options{
 		Paused: o.pauseCommand, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
 	}, o.cluster)
-	n.projections, err = projection.New(ctx, store, order.Projections(), projection.Options{
-		Run: n.follow, Paused: o.pauseFeed, Shared: o.cluster != nil, Logger: o.log,
-	})
+	n.projections, err = projection.New(ctx, store, order.Projections(), n.projectionOptions())
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +60,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
 		Nodes:       n.nodes(),
-		Unavailable: []error{millrace.ErrUnavailable},
+		Unavailable: []error{millrace.ErrUnavailable, projection.ErrReplaced},
 		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },
 	})
@@ -165,81 +160,4 @@ func (n *node) caughtUp(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// projections shows the service to the API.
-type projections struct{ s *projection.Service }
-
-// List implements httpapi.Projections.
-func (p projections) List(ctx context.Context) ([]httpapi.ProjectionStatus, error) {
-	all, err := p.s.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]httpapi.ProjectionStatus, 0, len(all))
-	for i := range all {
-		out = append(out, projectionStatus(&all[i]))
-	}
-	slices.SortFunc(out, func(a, b httpapi.ProjectionStatus) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
-}
-
-// Status implements httpapi.Projections.
-func (p projections) Status(ctx context.Context, name string) (httpapi.ProjectionStatus, error) {
-	m := p.s.Model(name)
-	if m == nil {
-		return httpapi.ProjectionStatus{}, fmt.Errorf("%w: no projection of that name", millrace.ErrNotFound)
-	}
-	st, err := m.Status(ctx)
-	return projectionStatus(&st), err
-}
-
-// Rebuild implements httpapi.Projections.
-func (p projections) Rebuild(_ context.Context, name string) error {
-	m := p.s.Model(name)
-	if m == nil {
-		return fmt.Errorf("%w: no projection of that name", millrace.ErrNotFound)
-	}
-	switch err := m.Rebuild(); {
-	case errors.Is(err, projection.ErrBusy):
-		return nil
-	case errors.Is(err, projection.ErrShared):
-		return fmt.Errorf("%w: %w", httpapi.ErrShared, err)
-	case errors.Is(err, projection.ErrPaused):
-		return fmt.Errorf("%w: %w", httpapi.ErrPaused, err)
-	default:
-		return err
-	}
-}
-
-func projectionStatus(st *projection.Status) httpapi.ProjectionStatus {
-	out := httpapi.ProjectionStatus{
-		Name: st.Name, Version: st.Version, State: "live", Gap: st.Gap, Parked: st.Parked, Cursor: st.Cursor, Generation: st.Generation,
-	}
-	if r := st.Rebuild; r != nil {
-		out.Identical = r.Identical
-		if !r.Done {
-			out.State = "rebuilding"
-		}
-		out.Rebuild = &httpapi.RebuildStatus{
-			Generation: r.Generation, Started: r.Started, Finished: r.Finished, Events: r.Events, Error: rebuildFault(r.Cause),
-		}
-	}
-	return out
-}
-
-// rebuildFault says to a client why a rebuild failed. The cause itself is in the log: it may hold values and paths.
-func rebuildFault(cause error) string {
-	var incomplete *projection.IncompleteError
-	switch {
-	case cause == nil:
-		return ""
-	case errors.As(cause, &incomplete):
-		return fmt.Sprintf("the projection failed for events of %d streams that the live documents follow; the log has the cause", incomplete.Streams)
-	case errors.Is(cause, millrace.ErrFull):
-		return "the disk is full or nearly so"
-	case errors.Is(cause, millrace.ErrCorrupt):
-		return "the store holds something that cannot be read; the log has the cause"
-	}
-	return "it could not go on; the log has the cause"
 }

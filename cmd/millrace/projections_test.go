@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -50,19 +49,22 @@ func rebuilds(t *testing.T, begun httpapi.ProjectionStatus, then ...httpapi.Proj
 func TestRebuildCommand(t *testing.T) {
 	began := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	yes, no := true, false
-	status := func(generation uint64, state, fault string, started time.Time) httpapi.ProjectionStatus {
-		r := &httpapi.RebuildStatus{Generation: 2, Started: started, Error: fault}
+	status := func(generation, built uint64, state, fault string) httpapi.ProjectionStatus {
+		r := &httpapi.RebuildStatus{Generation: built, Started: began, Error: fault, Ready: state == "ready"}
 		if state == "live" {
-			r.Finished = started.Add(time.Minute)
+			r.Finished = began.Add(time.Minute)
 		}
 		return httpapi.ProjectionStatus{Name: "orders", State: state, Generation: generation, Rebuild: r}
 	}
-	running := status(1, "rebuilding", "", began)
-	same, other := status(2, "live", "", began), status(2, "live", "", began)
-	same.Identical, other.Identical = &yes, &no
-	restarted := httpapi.ProjectionStatus{Name: "orders", State: "live", Generation: 1}
-	after := httpapi.ProjectionStatus{Name: "orders", State: "live", Generation: 2}
-	failed := status(1, "live", "the disk is full or nearly so", began)
+	running := status(1, 2, "rebuilding", "")
+	same, other, unknown, held := status(2, 2, "live", ""), status(2, 2, "live", ""), status(2, 2, "live", ""), status(1, 2, "ready", "")
+	same.Identical, other.Identical, held.Identical = &yes, &no, &no
+	other.Rebuild.Differences = &httpapi.Differences{Tables: []httpapi.TableDifferences{{Table: "days", Missing: 3, Extra: 1, Different: 2, Examples: []string{"a", "b"}}}}
+	held.Rebuild.Differences = other.Rebuild.Differences
+	unknown.Rebuild.Differences = &httpapi.Differences{Unsettled: 7, Uncompared: 2}
+	lost := httpapi.ProjectionStatus{Name: "orders", State: "live", Generation: 1}
+	failed := status(1, 2, "live", "the disk is full or nearly so")
+	counts := "TABLE  MISSING  EXTRA  DIFFERENT  SUCH AS\ndays   3        1      2          a b\n"
 	for name, c := range map[string]struct {
 		begun  httpapi.ProjectionStatus
 		then   []httpapi.ProjectionStatus
@@ -71,14 +73,15 @@ func TestRebuildCommand(t *testing.T) {
 		stderr string
 	}{
 		"identical":                   {running, []httpapi.ProjectionStatus{running, running, same}, 0, "orders rebuilt as generation 2: byte for byte as before\n", ""},
-		"different":                   {running, []httpapi.ProjectionStatus{running, other}, client.ExitCheck, "orders rebuilt as generation 2: NOT as before\n", "differs"},
+		"different":                   {running, []httpapi.ProjectionStatus{running, other}, client.ExitCheck, "orders rebuilt as generation 2: NOT as before\n" + counts, "differs"},
+		"held":                        {running, []httpapi.ProjectionStatus{running, held}, client.ExitCheck, "orders is built as generation 2, and not switched to: NOT as before\n" + counts, "differs"},
+		"not all could be compared":   {running, []httpapi.ProjectionStatus{unknown}, 0, "as before as far as could be seen\n7 documents changed too often to be compared\n2 partitions were not compared", ""},
 		"failed":                      {running, []httpapi.ProjectionStatus{running, failed}, client.ExitFailed, "", "the rebuild of orders failed, and generation 1 stays live: the disk is full or nearly so"},
 		"failed at once":              {failed, []httpapi.ProjectionStatus{failed}, client.ExitFailed, "", "generation 1 stays live"},
 		"done at once":                {same, []httpapi.ProjectionStatus{same}, 0, "byte for byte", ""},
-		"not the one that failed":     {running, []httpapi.ProjectionStatus{status(1, "live", "earlier", began.Add(-time.Hour)), same}, 0, "byte for byte", ""},
-		"the server came back":        {running, []httpapi.ProjectionStatus{running, restarted}, client.ExitFailed, "", "the server was started anew"},
-		"came back after the switch":  {running, []httpapi.ProjectionStatus{running, after}, 0, "orders rebuilt as generation 2: not compared", ""},
-		"a server that names nothing": {restarted, []httpapi.ProjectionStatus{restarted}, client.ExitFailed, "", "does not name a rebuild"},
+		"the store has lost it":       {running, []httpapi.ProjectionStatus{running, lost}, client.ExitFailed, "", "not there any more"},
+		"replaced":                    {running, []httpapi.ProjectionStatus{running, status(1, 3, "rebuilding", "")}, client.ExitFailed, "", "another one has taken its place"},
+		"a server that names nothing": {lost, []httpapi.ProjectionStatus{lost}, client.ExitFailed, "", "does not name a rebuild"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stdout, stderr, code := runs(t, "projections", "rebuild", "orders", "--server", rebuilds(t, c.begun, c.then...), "--retry-for", "0s")
@@ -119,18 +122,71 @@ func TestProjectionsOfSeveralServers(t *testing.T) {
 	}
 }
 
-// What a client is told of a rebuild that failed says why, and nothing of what the cause holds.
-func TestFailedRebuildInTheStatus(t *testing.T) {
-	for want, cause := range map[string]error{
-		"the log has the cause":     errors.New("order of c-17: broken"),
-		"3 streams":                 fmt.Errorf("c-17: %w", &projection.IncompleteError{Streams: 3, First: "order-c-17"}),
-		"the disk is full":          fmt.Errorf("/data/c-17: %w", millrace.ErrFull),
-		"something that cannot be ": fmt.Errorf("/data/c-17: %w", millrace.ErrCorrupt),
+// Switching waits for the switch, repairing for the repair.
+func TestSwitchAndRepairCommands(t *testing.T) {
+	live := func(generation uint64, state string) httpapi.ProjectionStatus {
+		return httpapi.ProjectionStatus{Name: "stock", State: state, Generation: generation}
+	}
+	behind := live(2, "live")
+	behind.LastError = &httpapi.ProjectionError{What: "switch", Error: "it did not come up to the live one"}
+	repair := func(finished time.Time, fault string) httpapi.ProjectionStatus {
+		s := live(1, "live")
+		s.Repairs = []httpapi.RepairStatus{{Stream: "stock-B"}, {Stream: "stock-A", Finished: finished, Error: fault}}
+		return s
+	}
+	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		args   []string
+		then   []httpapi.ProjectionStatus
+		code   int
+		stdout string
+		stderr string
+	}{
+		"switched":       {[]string{"switch", "stock", "--generation", "1"}, []httpapi.ProjectionStatus{live(2, "live"), live(2, "switching"), live(1, "live")}, 0, "generation 1 of stock is live\n", ""},
+		"behind":         {[]string{"switch", "stock", "--generation", "1"}, []httpapi.ProjectionStatus{live(2, "live"), live(2, "switching"), behind}, 1, "", "generation 2 stays live: it did not come up"},
+		"given up":       {[]string{"switch", "stock", "--generation", "1"}, []httpapi.ProjectionStatus{live(2, "live"), live(2, "live")}, 1, "", "the switch was given up"},
+		"discarded":      {[]string{"discard", "stock"}, []httpapi.ProjectionStatus{live(2, "live")}, 0, "generation 2 of stock is live, and there is no other any more\n", ""},
+		"repaired":       {[]string{"repair", "stock", "stock-A"}, []httpapi.ProjectionStatus{repair(time.Time{}, ""), repair(at, "")}, 0, "the documents of stock-A in stock are made again\n", ""},
+		"not repaired":   {[]string{"repair", "stock", "stock-A"}, []httpapi.ProjectionStatus{repair(at, "it could not go on")}, 1, "", "stock-A stays as it was: it could not go on"},
+		"repair is lost": {[]string{"repair", "stock", "stock-A"}, []httpapi.ProjectionStatus{live(1, "live")}, 1, "", "does not know of the repair"},
 	} {
-		p := projectionStatus(&projection.Status{Name: "orders", Generation: 4, Rebuild: &projection.Rebuild{
-			Generation: 5, Done: true, Finished: time.Unix(9, 0), Error: cause.Error(), Cause: cause,
-		}})
-		if p.State != "live" || p.Generation != 4 || p.Rebuild == nil || p.Rebuild.Finished.IsZero() || !strings.Contains(p.Rebuild.Error, want) || strings.Contains(p.Rebuild.Error, "c-17") {
+		t.Run(name, func(t *testing.T) {
+			begun := live(2, "switching")
+			if c.args[0] == "repair" {
+				begun = repair(time.Time{}, "")
+			}
+			stdout, stderr, code := runs(t, append(append([]string{"projections"}, c.args...), "--server", rebuilds(t, begun, c.then...), "--retry-for", "0s")...)
+			if code != c.code || stdout != c.stdout || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("exit code %d: %q %q", code, stdout, stderr)
+			}
+		})
+	}
+}
+
+// What a client is told of something that failed says why, and nothing of what the cause holds.
+func TestFailedRebuildInTheStatus(t *testing.T) {
+	for want, reason := range map[string]string{
+		"it could not go on":        projection.ReasonFailed,
+		"the live documents follow": projection.ReasonIncomplete,
+		"the disk is full":          projection.ReasonFull,
+		"something that cannot be ": projection.ReasonCorrupt,
+		"did not come up":           projection.ReasonBehind,
+		"an event of the stream":    millrace.ReasonHandler,
+		"discarded":                 projection.ReasonDiscarded,
+		"another version":           projection.ReasonReplaced,
+	} {
+		const cause = "/data/c-17: broken"
+		p := projectionStatus(&projection.Status{
+			Name: "orders", Generation: 4, LastError: &projection.Fault{What: "rebuild", Reason: reason, Error: cause},
+			Rebuild: &projection.Rebuild{Generation: 5, Done: true, Finished: time.Unix(9, 0), Error: cause, Reason: reason},
+			Repairs: []projection.Repair{{Stream: "order-1", Reason: reason, Error: cause}},
+		})
+		for _, text := range []string{p.Rebuild.Error, p.Repairs[0].Error, p.LastError.Error} {
+			if !strings.Contains(text, want) || strings.Contains(text, "c-17") {
+				t.Errorf("%s: %s", reason, text)
+			}
+		}
+		if p.State != "live" || p.Generation != 4 || p.Rebuild.Finished.IsZero() {
 			t.Errorf("%+v %+v", p, p.Rebuild)
 		}
 	}
@@ -159,8 +215,8 @@ func TestFailedRebuildOfTheService(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- svc.Run(ctx) }()
 	p := projections{svc}
-	for range 2 { // and another may be asked for
-		if err := p.Rebuild(t.Context(), "orders"); err != nil {
+	for range 2 { // and another may be asked for, as another generation
+		if err := p.Rebuild(t.Context(), "orders", false); err != nil {
 			t.Fatal(err)
 		}
 		<-failed
@@ -173,7 +229,7 @@ func TestFailedRebuildOfTheService(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if st.State != "live" || st.Generation != 1 || st.Rebuild.Generation != 2 || st.Rebuild.Error == "" {
+		if st.State != "live" || st.Generation != 1 || st.Rebuild.Generation < 2 || st.Rebuild.Error == "" {
 			t.Errorf("%+v %+v", st, st.Rebuild)
 		}
 	}

@@ -396,7 +396,7 @@ func TestReportsAcrossARebuild(t *testing.T) {
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	p := projections{n.projections}
 	for generation := uint64(2); generation <= 4; generation++ {
-		if err := p.Rebuild(t.Context(), order.ProjectionOrders); err != nil {
+		if err := p.Rebuild(t.Context(), order.ProjectionOrders, false); err != nil {
 			t.Fatal(err)
 		}
 		for st, err := p.Status(t.Context(), order.ProjectionOrders); st.Generation != generation; st, err = p.Status(t.Context(), order.ProjectionOrders) {

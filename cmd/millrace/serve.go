@@ -37,6 +37,7 @@ type serveOptions struct {
 	insecure   bool
 	demo       bool
 	maxBacklog int64
+	hold       bool
 	logLevel   string
 	logFormat  string
 }
@@ -68,6 +69,7 @@ those under way, and closes the store.
 	f.BoolVar(&o.insecure, "insecure", false, "allow addresses that other machines can reach, though there is no authentication yet")
 	f.BoolVar(&o.demo, "demo", false, "run a gentle load against itself")
 	f.Int64Var(&o.maxBacklog, "max-backlog", 0, "undecided commands beyond which new ones are refused (default 1,000,000)")
+	f.BoolVar(&o.hold, "hold-read-models", false, "build and compare read models whose code has changed, and wait for `millrace projections switch`")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, else json")
 	return c
@@ -201,7 +203,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	n, err := newNode(ctx, store, nodeOptions{
 		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
-		maxBacklog: o.maxBacklog, cluster: shared, log: log,
+		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, log: log,
 	})
 	if err != nil {
 		return errors.Join(err, httpLn.Close(), adminLn.Close())

@@ -44,7 +44,7 @@ func TestPrecedenceOfSettings(t *testing.T) {
 	// Three values of each; the text is what the setting then says of itself.
 	values := map[string][3]string{
 		"admin": {"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, "data": {"a", "b", "c"}, "demo": {"true", "false", "true"},
-		"http": {"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, "insecure": {"true", "false", "true"},
+		"http": {"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, "insecure": {"true", "false", "true"}, "hold-read-models": {"true", "false", "true"},
 		"log-format": {"json", "text", "auto"}, "log-level": {"debug", "warn", "error"}, "max-backlog": {"1", "2", "3"},
 		"output": {"json", "text", "json"}, "partitions": {"1", "2", "3"}, "paused": {"[command]", "[feed]", "[command,feed]"},
 		"quiet": {"true", "false", "true"}, "retry-for": {"1s", "2s", "3s"}, "server": {"[http://a]", "[http://b]", "[http://c,http://d]"},

@@ -23,8 +23,8 @@ const (
 	leaseTTL   = 6 * time.Second
 	leaseEvery = time.Second
 	// sharedLazy is how long a checkpoint that changes no document may be known to this node only: who waits for it on
-	// another node waits so much longer.
-	sharedLazy = 50 * time.Millisecond
+	// another node waits so much longer. Every consumer writes one so often while events come that it does not want.
+	sharedLazy = 200 * time.Millisecond
 	// sharedGather is what a read model of a busy node may be behind for the sake of larger commits, and sharedWorkers how
 	// many commit at a time: a transaction costs as much as the documents of some twenty orders.
 	sharedGather  = 20 * time.Millisecond

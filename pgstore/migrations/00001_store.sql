@@ -109,7 +109,7 @@ create table {schema}.documents (
 	doc        jsonb, -- the same for people's queries; null where PostgreSQL cannot hold it
 	keys       bytea not null, -- the sort keys, each led by its length
 	primary key (partition, collection, id)
-);
+) with (fillfactor = 90, toast_tuple_target = 4096); -- room for new versions of totals; no compression of usual orders
 
 create table {schema}.document_keys (
 	partition  integer not null,

@@ -86,6 +86,20 @@ func (s *partition) lost(it *item, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	it.admitted = false // the commit has counted it out
+	if errors.Is(err, millrace.ErrUnavailable) && it.kept.Load() == withFate {
+		s.p.lose(it, err) // it was tried for as long as a client waits
+		return
+	}
+	s.hand(it)
+}
+
+// handOr leaves an item to the store, or loses it where the store was away for as long as a client waits; s.mu is held.
+func (s *partition) handOr(it *item, away error) {
+	if away != nil && it.kept.CompareAndSwap(fresh, withFate) {
+		s.discount(it)
+		s.p.lose(it, away)
+		return
+	}
 	s.hand(it)
 }
 
@@ -107,6 +121,10 @@ func (s *partition) hand(it *item) {
 // not begun with, then what waited behind that. Until then new commands wait in the queue, so that those that came
 // together stay in their order.
 func (s *partition) retire() {
+	var away error
+	if err := s.failed.Load(); err != nil && errors.Is(*err, millrace.ErrUnavailable) {
+		away = *err
+	}
 	s.mu.Lock()
 	s.behind, s.gather = true, true
 	for s.inFlight > 0 {
@@ -115,7 +133,7 @@ func (s *partition) retire() {
 		s.mu.Lock()
 	}
 	for _, it := range s.working {
-		s.hand(it)
+		s.handOr(it, away)
 	}
 	for _, b := range s.blocked {
 		for _, it := range b.items {
@@ -123,7 +141,7 @@ func (s *partition) retire() {
 		}
 	}
 	for _, it := range s.queue {
-		s.hand(it)
+		s.handOr(it, away)
 	}
 	s.queue, s.working = nil, nil
 	s.gather = false

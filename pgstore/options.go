@@ -71,8 +71,8 @@ type Options struct {
 	// Undecided is told of partitions owned here in which commands may wait that other nodes kept. It must not block.
 	// Defaults to nothing.
 	Undecided func(partition int)
-	// AcceptPatience and DecidePatience bound how long a batch is tried while the database is away: one of acceptances,
-	// and one of decisions. Default to 15 s, which an HTTP client waits, and 60 s, which a failover takes.
+	// AcceptPatience and DecidePatience bound how long a batch is tried while the database is away: one whose commands are
+	// not kept yet, and one of decisions on commands that are. Default to 15 s, which an HTTP client waits, and 60 s, which a failover takes.
 	AcceptPatience, DecidePatience time.Duration
 
 	// checkFirst checks the fence in a transaction before the one that writes: the fault that tests must notice, together

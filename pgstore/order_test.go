@@ -97,6 +97,23 @@ func serve(t *testing.T, s *millrace.Store, p *processor.Processor, partition in
 	})
 }
 
+// direct sends commands to the owner of a stream until it decides them without keeping them first: by one transaction. It says
+// how many that took.
+func direct(t *testing.T, s *millrace.Store, p *processor.Processor, stream string) (sent int) {
+	t.Helper()
+	ctx := patient(t)
+	for {
+		before := driverOf(s).Stats().Transactions
+		r, err := p.Accept(ctx, addTo(fmt.Sprint("warm", sent), stream))
+		must(t, err)
+		_, err = r.Wait(ctx)
+		must(t, err)
+		if sent++; driverOf(s).Stats().Transactions == before+1 {
+			return sent
+		}
+	}
+}
+
 func addTo(id, stream string) millrace.Command {
 	return millrace.Command{ID: id, Stream: millrace.NewStream("tally", stream), Type: "Add", Data: []byte(`{"n":1}`)}
 }
@@ -133,25 +150,20 @@ func TestOrderOverTwoNodes(t *testing.T) {
 			partition := millrace.NewStream("tally", "x").Partition(4)
 			defer serve(t, a, pa, partition)()
 			ctx := patient(t)
-			for i := range 5 { // until the owner decides without keeping first
-				r, err := pa.Accept(ctx, addTo(fmt.Sprint("warm", i), "x"))
-				must(t, err)
-				_, err = r.Wait(ctx)
-				must(t, err)
-			}
+			warm := direct(t, a, pa, "x")
 			first, err := pb.Accept(ctx, addTo("first", "x"))
 			must(t, err)
 			second, err := pa.Accept(ctx, addTo("second", "x"))
 			must(t, err)
 			_, err = second.Wait(ctx)
 			must(t, err)
-			got := strings.Join(decidedBy(t, a, "x")[5:], " ")
+			got := strings.Join(decidedBy(t, a, "x")[warm:], " ")
 			if want := map[bool]string{true: "first second", false: "second"}[guarded]; got != want {
 				t.Errorf("decided: %s; want %s", got, want)
 			}
 			if guarded {
 				o, err := first.Wait(ctx)
-				if err != nil || o.Version != 6 {
+				if err != nil || o.Version != uint64(warm)+1 { //nolint:gosec // small
 					t.Errorf("%+v %v", o, err)
 				}
 			}
@@ -259,6 +271,40 @@ func positions(stores []*millrace.Store) (n uint64) {
 		}
 	}
 	return n
+}
+
+// The partition's row is held by somebody for long. Who has sent a command to its owner is told after as long as for any
+// command that cannot be kept, not after as long as decisions are tried, and may send it again.
+func TestOwnerThatCannotWriteSaysSo(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	s, p := nodeOf(t, dsn, "a", func(o *Options) { o.AcceptPatience, o.DecidePatience = 100*time.Millisecond, time.Hour })
+	partition := millrace.NewStream("tally", "x").Partition(4)
+	acquire(t, s, partition)
+	ended := make(chan error, 1)
+	go func() { ended <- p.Serve(patient(t), partition) }()
+	ctx := patient(t)
+	warm := direct(t, s, p, "x")
+	held := begin(t, dsn, fmt.Sprintf("select from fence.partitions where partition = %d for update", partition))
+	for _, a := range p.AcceptAll(ctx, []millrace.Command{addTo("one", "x"), addTo("two", "x")}) {
+		if !errors.Is(a.Err, millrace.ErrUnavailable) {
+			t.Errorf("who waits is told %v", a.Err)
+		}
+	}
+	must(t, held.Rollback(ctx))
+	if err := <-ended; !errors.Is(err, millrace.ErrUnavailable) {
+		t.Errorf("the partition's work ended with %v", err)
+	}
+	defer serve(t, s, p, partition)()
+	for _, a := range p.AcceptAll(ctx, []millrace.Command{addTo("one", "x"), addTo("two", "x")}) {
+		must(t, a.Err)
+		if o, err := a.Receipt.Wait(ctx); err != nil || o.Status != millrace.StatusDecided {
+			t.Errorf("%+v %v", o, err)
+		}
+	}
+	if got := strings.Join(decidedBy(t, s, "x")[warm:], " "); got != "one two" {
+		t.Errorf("decided: %s", got)
+	}
+	verify(t, s)
 }
 
 // A command commits so late that the page it belongs into was read already, and its client sends the next one. A reader that

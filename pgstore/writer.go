@@ -29,6 +29,7 @@ type request struct {
 	epoch uint64 // under which its decisions were made
 	at    time.Time
 	tried bool  // an attempt had no answer, and may have been written
+	fresh bool  // clients wait for its commands to be kept
 	err   error // why it is refused; it keeps its place in the queue, so that done is called in order
 }
 
@@ -108,6 +109,7 @@ func (w *writers) append(b *millrace.Batch, done func(error)) {
 		return
 	}
 	r := &request{batch: b, done: done, at: w.d.o.Now()}
+	r.fresh = slices.ContainsFunc(b.Decisions, func(d millrace.Decision) bool { return d.Fresh })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -549,7 +551,11 @@ func (w *writers) expire(parts []*part, err error) {
 	w.mu.Lock()
 	closed, since := w.closed, w.since
 	w.mu.Unlock()
-	late := func(r *request, patience time.Duration) bool {
+	late := func(r *request) bool {
+		patience := w.d.o.AcceptPatience
+		if r.decides() && !r.fresh {
+			patience = w.d.o.DecidePatience // its commands are kept, and nobody waits for that
+		}
 		return now.Sub(r.at) > patience || closed && now.Sub(since) > closeGrace
 	}
 	why := unavailable(err)
@@ -559,10 +565,10 @@ func (w *writers) expire(parts []*part, err error) {
 	for _, p := range parts {
 		for i, r := range p.reqs {
 			switch {
-			case r.err != nil:
-			case !r.decides() && late(r, w.d.o.AcceptPatience):
+			case r.err != nil || !late(r):
+			case !r.decides():
 				r.err = why
-			case r.decides() && late(r, w.d.o.DecidePatience):
+			default:
 				w.d.leases.lose(p.partition, r.epoch)
 				w.giveUp(p, i, why)
 			}

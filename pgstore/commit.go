@@ -191,9 +191,9 @@ func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fre
 		r := &c.events
 		r.begin(9)
 		r.int4(partition)
-		r.count(d.Position + uint64(i) + 1) //nolint:gosec // not negative
+		r.count(d.Position + uint64(i) + 1)
 		r.text(string(cmd.Stream))
-		r.count(d.Version + uint64(i) + 1) //nolint:gosec // not negative
+		r.count(d.Version + uint64(i) + 1)
 		r.text(e.Type)
 		r.data(e.Data)
 		r.int8(at)

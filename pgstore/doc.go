@@ -46,7 +46,7 @@
 //
 // All but notifications and migrations works behind pgbouncer in transaction mode. These need a session:
 // [Options.ListenDSN] names a direct connection for both, or [Options.NoListen] leaves notifications out, and [Migrate] is
-// called over a direct connection where there is something to migrate. Statements are sent without names as soon as one
+// called over a direct connection where there is something to migrate. Writes are sent without names as soon as one
 // shows that a pool does not know of prepared ones; see [Open].
 package pgstore
 

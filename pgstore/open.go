@@ -28,7 +28,7 @@ type Driver struct {
 	slots chan struct{} // one taken by each reader's query: writers and leases keep their share of the pool
 	sql   statements
 	types [rowTypes]uint32
-	// named: statements are prepared under names. mayForget: that is our own choice, and a pool may undo it.
+	// named: writes are prepared under names. mayForget: that is our own choice, and a pool may undo it.
 	named     atomic.Bool
 	mayForget bool
 	heads     heads
@@ -69,10 +69,10 @@ const connectTimeout = 5 * time.Second
 // version first, unless [Options.NoMigrate] is set; a database that a newer version has changed is refused with
 // [ErrSchema]. Views for reports that cannot be brought up to date are a warning in the log: see [ErrReports].
 //
-// The DSN is a URL or a keyword string as libpq has it. Of several hosts the primary is used. Statements are prepared
-// under names, which saves the server a fifth of its work, until one shows that a pool such as pgbouncer in transaction mode
-// stands before it; from then on they are sent unnamed. default_query_exec_mode in the DSN settles it beforehand:
-// cache_statement for names, cache_describe for none.
+// The DSN is a URL or a keyword string as libpq has it. Of several hosts the primary is used. Writes are prepared under
+// names until one shows that a pool such as pgbouncer in transaction mode stands before the server; from then on they are
+// sent unnamed, as reads are. default_query_exec_mode in the DSN settles it beforehand: cache_statement for names,
+// cache_describe for none.
 func Open(ctx context.Context, dsn string, opts *Options) (*millrace.Store, error) {
 	o, err := opts.withDefaults()
 	if err != nil {

@@ -2,13 +2,11 @@ package pgstore
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -130,9 +128,6 @@ func (d *Driver) query(ctx context.Context, sql string, args []any, each func(pg
 	}
 	for try := 0; ; try++ {
 		seen, err := d.queryOnce(ctx, sql, args, each)
-		if d.forgot(err) && !seen {
-			continue
-		}
 		if err == nil || seen || !lost(err) || ctx.Err() != nil || try+1 >= readTries {
 			return err
 		}
@@ -163,9 +158,6 @@ func (d *Driver) exec(ctx context.Context, sql string, args ...any) error {
 }
 
 func (d *Driver) queryOnce(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) (seen bool, err error) {
-	if d.named.Load() {
-		args = append([]any{pgx.QueryExecModeCacheStatement}, args...)
-	}
 	err = d.on(ctx, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, sql, args...)
 		if err != nil {
@@ -181,20 +173,6 @@ func (d *Driver) queryOnce(ctx context.Context, sql string, args []any, each fun
 		return rows.Err()
 	})
 	return seen, err
-}
-
-// forgot says whether a statement failed because the server does not know it by its name, or has another session's under it:
-// a pool such as pgbouncer's transaction mode puts each transaction on any of its sessions. It did nothing then. From now
-// on statements are sent unnamed, which costs the server a fifth of its work.
-func (d *Driver) forgot(err error) bool {
-	var pg *pgconn.PgError
-	if !d.mayForget || !errors.As(err, &pg) || pg.Code != "26000" && pg.Code != "42P05" { // invalid_sql_statement_name, duplicate_prepared_statement
-		return false
-	}
-	if d.named.CompareAndSwap(true, false) {
-		d.o.Logger.Info("a pool stands before the database: statements are sent without names")
-	}
-	return true
 }
 
 const (

@@ -3,6 +3,7 @@ package pgstore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -224,4 +225,21 @@ func readCounts(r *pgconn.Result, counts []*int64) error {
 		}
 	}
 	return nil
+}
+
+// forgot says whether a call failed because the server does not know it by its name, or has another session's under it: a
+// pool such as pgbouncer's transaction mode puts each transaction on any of its sessions. It did nothing then. From now on
+// calls are sent unnamed, which costs the server some parsing.
+//
+// Only calls of functions have names. The plan of a query under a name is kept, and may be one for the few rows that a young
+// store had when it was made.
+func (d *Driver) forgot(err error) bool {
+	var pg *pgconn.PgError
+	if !d.mayForget || !errors.As(err, &pg) || pg.Code != "26000" && pg.Code != "42P05" { // invalid_sql_statement_name, duplicate_prepared_statement
+		return false
+	}
+	if d.named.CompareAndSwap(true, false) {
+		d.o.Logger.Info("a pool stands before the database: statements are sent without names")
+	}
+	return true
 }

@@ -63,6 +63,9 @@ func TestBehindPooler(t *testing.T) {
 			}
 			l.end()
 			views()
+			if driverOf(a).named.Load() && !pooler.KeepsStatements() {
+				t.Error("writes are sent by names that the pool does not keep")
+			}
 			must(t, b.WaitLog(patient(t), a.Head()))
 			l.check(b)
 			if n := ask[int](t, direct, "select count(*) from s.partitions where owner = 'node' and lease_until > clock_timestamp()"); n != 4 {
@@ -147,8 +150,8 @@ func TestMigrateBesidePooler(t *testing.T) {
 	}
 }
 
-// The control of statements that are sent unnamed: named ones, behind a pgbouncer that does not keep them, fail. One that
-// does keep them serves them too.
+// The control of writes that are sent unnamed once a pool has forgotten one: where the DSN asks for names, behind a pgbouncer
+// that does not keep them, statements fail. One that does keep them serves them too.
 func TestNamedStatementsBehindPooler(t *testing.T) {
 	server := server(t)
 	direct := server.DSN("postgres")

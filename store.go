@@ -346,12 +346,13 @@ func (s *Store) following(ctx context.Context, consumer string) (*progress, erro
 	return p, nil
 }
 
-// Wait returns when a consumer has come at least as far as the cursor, or ctx's error. Errors: as CheckCursor.
+// Wait returns when a consumer has come at least as far as the cursor, or ctx's error. On a shared store that is asked of the
+// backend: what this process remembers may be gone since. Errors: as CheckCursor, and the backend's where it does not answer.
 func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 	if err := s.CheckCursor(c); err != nil {
 		return err
 	}
-	for {
+	for asked := s.refresh == 0; ; {
 		// Each time anew: DropViews begins the consumer's progress again.
 		p, err := s.following(ctx, consumer)
 		if err != nil {
@@ -360,7 +361,14 @@ func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 		s.mu.Lock()
 		if p.cursor.Covers(c) {
 			s.mu.Unlock()
-			return nil
+			if asked {
+				return nil
+			}
+			if err := s.ask(ctx, consumer); err != nil {
+				return err
+			}
+			asked = true
+			continue
 		}
 		if p.moved == nil {
 			p.moved = make(chan struct{})

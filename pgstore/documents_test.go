@@ -5,8 +5,10 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/pgtest"
 )
 
 // Documents are jsonb beside their bytes where PostgreSQL can hold them, and only bytes where not: no document stops
@@ -163,6 +165,28 @@ func TestViewsTakenBack(t *testing.T) {
 	if err := b.Wait(canceled(), "views", b.Cursor(&millrace.Outcome{Partition: 1, Position: 6})); !errors.Is(err, context.Canceled) {
 		t.Errorf("who waits for what was taken back is told %v", err)
 	}
+}
+
+// A database that does not answer may have lost views since this node last heard of them, and be another one by now: nobody is
+// told that they are there.
+func TestWaitAsksTheDatabase(t *testing.T) {
+	server := server(t)
+	proxy := pgtest.NewProxy(t, server.Addr())
+	a, _ := node(t, proxy.DSN("postgres"), "a", patientLease)
+	acquire(t, a, 1)
+	must(t, commitOne(a, 1, decided(command("c", 1), true, 1)))
+	must(t, a.CommitViews(patient(t), []millrace.ViewBatch{{Consumer: "views", Partition: 1, Checkpoint: 1}}))
+	seen := a.Cursor(&millrace.Outcome{Partition: 1, Position: 1})
+	must(t, a.Wait(patient(t), "views", seen))
+	must(t, proxy.Refuse(true))
+	proxy.Cut()
+	ctx, cancel := context.WithTimeout(patient(t), 100*time.Millisecond)
+	defer cancel()
+	if err := a.Wait(ctx, "views", seen); err == nil {
+		t.Error("views are said to be there while the database is away")
+	}
+	must(t, proxy.Refuse(false))
+	must(t, a.Wait(patient(t), "views", seen))
 }
 
 // canceled is a context that has ended: who need not wait does not notice.

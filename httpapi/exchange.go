@@ -35,7 +35,8 @@ type exchange struct {
 
 	cmd   millrace.Command
 	prefs preferences
-	buf   []byte // the answer under construction
+	asked millrace.Cursor // what the answer must have seen
+	buf   []byte          // the answer under construction
 }
 
 // exchangeOf gets the exchange back from what the mux passed on.

@@ -85,6 +85,9 @@ func (x *exchange) list(l *listing) {
 		n++
 	}
 	x.buf = dst
+	if !x.seen(l.res.Model) {
+		return
+	}
 	token := ""
 	if more {
 		token = x.api.seal.sealPlace(lq.bound, *last)

@@ -135,8 +135,26 @@ func (b *behind) hear() {
 	b.moved = make(chan struct{})
 }
 
-func (b *behind) Refresh() time.Duration               { return time.Hour }
-func (b *behind) Resume(context.Context, string) error { return nil }
+func (b *behind) Refresh() time.Duration                        { return time.Hour }
+func (b *behind) Resume(context.Context, string) error          { return nil }
+func (b *behind) Post(context.Context, millrace.Document) error { return millrace.ErrInvalid }
+
+func (b *behind) Lookups(ctx context.Context, ids []string) ([]millrace.Outcome, []error) {
+	return millrace.NewStore(b.Driver).Lookups(ctx, ids)
+}
+
+func (b *behind) Versions(ctx context.Context, _ int, streams []millrace.Stream) (versions []uint64, err error) {
+	for _, s := range streams {
+		v, err := b.Version(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		versions = append(versions, v)
+	}
+	return versions, nil
+}
+
+var _ millrace.Shared = (*behind)(nil)
 
 // A cursor that another node has given out is waited for by what is read from the log, as by every read.
 func TestMinCursorOfAnotherNode(t *testing.T) {

@@ -34,6 +34,7 @@ func (x *exchange) caughtUp(m millrace.ReadModel, token string) bool {
 			return false
 		}
 	}
+	x.asked = want
 	seen, wait := a.store.Head, a.store.WaitLog
 	if m != nil {
 		seen, wait = m.Cursor, m.Wait
@@ -49,6 +50,17 @@ func (x *exchange) caughtUp(m millrace.ReadModel, token string) bool {
 	h := x.w.Header()
 	h["Millrace-Cursor"] = []string{now.String()}
 	return true
+}
+
+// seen says, when documents have been read, whether what was to be seen is still there, or answers that it is not. On a
+// shared store a failover may come between the look at the cursor and the documents, and take views back.
+func (x *exchange) seen(m millrace.ReadModel) bool {
+	if len(x.asked.Positions) == 0 || !x.api.store.Shared() || m.Cursor().Covers(x.asked) {
+		return true
+	}
+	x.w.Header().Del("Millrace-Cursor")
+	x.fail(kindNotCaughtUp.with("what the cursor names is not there any more, and will be again"))
+	return false
 }
 
 func (x *exchange) waitFor(reach func(context.Context, millrace.Cursor) error, want millrace.Cursor) bool {
@@ -86,6 +98,9 @@ func (x *exchange) get(res *resource) {
 	ctx, cancel := context.WithTimeout(x.r.Context(), readTime)
 	defer cancel()
 	doc, err := res.Model.Get(ctx, res.Table, stream.Partition(x.api.store.Partitions()), stream.ID())
+	if !x.seen(res.Model) {
+		return
+	}
 	if err != nil {
 		x.failWith(err)
 		return

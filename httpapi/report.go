@@ -56,6 +56,9 @@ func (x *exchange) report(r *Report) {
 		x.failWith(err)
 		return
 	}
+	if !x.seen(r.Model) {
+		return
+	}
 	x.buf = append(x.buf, `]}`...)
 	x.sendJSON(http.StatusOK, x.buf)
 }

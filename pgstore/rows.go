@@ -184,30 +184,33 @@ func (d *Driver) findTypes(ctx context.Context) error {
 // call runs a function of the migrations with finished parameters, on a connection: one statement, one round trip. counts
 // are the integers that it returns; null is 0.
 func (d *Driver) call(ctx context.Context, sql string, params [][]byte, counts ...*int64) func(*pgx.Conn) error {
-	binary := []int16{pgx.BinaryFormatCode}
-	send := func(conn *pgx.Conn) *pgconn.Result {
-		if !d.named.Load() {
-			return conn.PgConn().ExecParams(ctx, sql, params, nil, binary, binary).Read()
-		}
-		s, err := conn.Prepare(ctx, sql, sql) // once for each connection
-		if err != nil {
-			return &pgconn.Result{Err: err}
-		}
-		return conn.PgConn().ExecPrepared(ctx, s.Name, params, binary, binary).Read()
-	}
 	return func(conn *pgx.Conn) error {
-		r := send(conn)
-		if d.forgot(r.Err) {
-			r = send(conn)
+		if d.named.Load() {
+			s, err := conn.Prepare(ctx, sql, sql) // once for each connection
+			if err == nil {
+				err = readCounts(conn.PgConn().ExecPrepared(ctx, s.Name, params, binaryForm, binaryForm).Read(), counts)
+			}
+			if !d.forgot(err) {
+				return err
+			}
 		}
-		if r.Err != nil {
-			return r.Err
-		}
-		return readCounts(r, counts)
+		return plainly(ctx, conn, sql, params, counts...)
 	}
 }
 
+// binaryForm is the form of all parameters and results.
+var binaryForm = []int16{pgx.BinaryFormatCode}
+
+// plainly is a call without a name. In a transaction of several statements there is no other: one that fails because a pool
+// forgot it ends the transaction.
+func plainly(ctx context.Context, conn *pgx.Conn, sql string, params [][]byte, counts ...*int64) error {
+	return readCounts(conn.PgConn().ExecParams(ctx, sql, params, nil, binaryForm, binaryForm).Read(), counts)
+}
+
 func readCounts(r *pgconn.Result, counts []*int64) error {
+	if r.Err != nil {
+		return r.Err
+	}
 	if len(counts) == 0 {
 		return nil
 	}

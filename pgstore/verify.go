@@ -363,6 +363,6 @@ func (v *verifier) entries(k *array) (n int64, err error) {
 	}
 	count := v.sql(`select count(*)::integer from unnest($1::S.key_row[]) u
 		join S.document_keys k using (partition, collection, idx, key, id)`)
-	err = v.d.call(v.ctx, count, [][]byte{v.d.rowsParam(keyRow, k)}, &n)(v.tx.Conn())
+	err = plainly(v.ctx, v.tx.Conn(), count, [][]byte{v.d.rowsParam(keyRow, k)}, &n)
 	return n, err
 }

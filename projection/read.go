@@ -82,8 +82,12 @@ func (m *Model) Wait(ctx context.Context, c millrace.Cursor) error {
 	if err := m.s.store.CheckCursor(c); err != nil {
 		return err
 	}
-	for !m.Cursor().Covers(c) {
-		st, changed := m.current()
+	for {
+		_, changed := m.current()
+		live, at, err := m.reads(ctx)
+		if err != nil || at.Covers(c) {
+			return err
+		}
 		// Whoever waits for a generation that is replaced waits on for the new one.
 		wctx, cancel := context.WithCancel(ctx)
 		go func() {
@@ -93,21 +97,36 @@ func (m *Model) Wait(ctx context.Context, c millrace.Cursor) error {
 			case <-wctx.Done():
 			}
 		}()
-		err := m.s.store.Wait(wctx, m.name(st.Generation), c)
+		err = m.s.store.Wait(wctx, m.name(live), c)
 		again := wctx.Err() != nil && ctx.Err() == nil
 		cancel()
-		if err == nil || !again {
+		if err != nil && !again {
 			return err
 		}
 	}
-	return nil
+}
+
+// reads is which generation readers see, and where it stood while they did: one that was live before is followed too, and
+// may be ahead of it.
+func (m *Model) reads(ctx context.Context) (live uint64, at millrace.Cursor, err error) {
+	for {
+		if live, err = m.seen(ctx); err != nil {
+			return 0, at, err
+		}
+		if at, err = m.s.store.Checkpoints(ctx, m.name(live)); err != nil {
+			return 0, millrace.Cursor{}, err
+		}
+		if now, err := m.seen(ctx); err != nil || now == live {
+			return live, at, err
+		}
+	}
 }
 
 // Cursor implements millrace.ReadModel.
 func (m *Model) Cursor() millrace.Cursor {
-	c, err := m.s.store.Checkpoints(context.Background(), m.name(m.live()))
+	_, at, err := m.reads(context.Background())
 	if err != nil {
 		return millrace.Cursor{}
 	}
-	return c
+	return at
 }

@@ -436,7 +436,7 @@ func (w *clusterWorld) readElsewhere(t *testing.T) {
 	c := &clusterClient{w: w, name: fmt.Sprintf("reader%d", w.rng.IntN(1<<30)), rng: w.rng}
 	for n := range clusterRounds {
 		id := fmt.Sprintf("%s-%d", c.name, n)
-		one := c.place(id)
+		one := c.wish("order-"+id, call{method: http.MethodPost, path: "/v1/orders", key: id, prefer: "wait=30", body: anOrderOf(c.name, id)})
 		wrote := w.nodes[n%clusterNodes].at.Load().do(t, one.call, http.StatusCreated)
 		w.ack(one, wrote, time.Now())
 		for k := 1; k < clusterNodes; k++ {
@@ -457,8 +457,9 @@ func (w *clusterWorld) readElsewhere(t *testing.T) {
 			case !bytes.Contains(log.body, []byte(`"OrderPlaced"`)):
 				t.Errorf("%s has no event that is read elsewhere: %s", id, log)
 			}
+			// Of its own customer: the clients beside it fill a page of the newest orders while this one is read.
 			var list struct{ Items []struct{ ID string } }
-			s.do(t, call{method: http.MethodGet, path: "/v1/orders?limit=100&sort=-placed_at&" + after, prefer: "wait=30"}, http.StatusOK).into(t, &list)
+			s.do(t, call{method: http.MethodGet, path: "/v1/orders?limit=100&sort=-placed_at&customer_id=" + c.name + "&" + after, prefer: "wait=30"}, http.StatusOK).into(t, &list)
 			if !slices.ContainsFunc(list.Items, func(o struct{ ID string }) bool { return o.ID == id }) {
 				t.Errorf("%s is missing in a list that is read elsewhere", id)
 			}

@@ -444,6 +444,8 @@ func aLine(sku string, quantity int, price string) string {
 }
 
 // anOrder is the body of an order of one line.
-func anOrder(id string) []byte {
-	return []byte(`{"id":"` + id + `","customer_id":"c-17","channel":"web","currency":"GBP","lines":[` + aLine("85123A", 6, "2.55") + `]}`)
+func anOrder(id string) []byte { return anOrderOf("c-17", id) }
+
+func anOrderOf(customer, id string) []byte {
+	return []byte(`{"id":"` + id + `","customer_id":"` + customer + `","channel":"web","currency":"GBP","lines":[` + aLine("85123A", 6, "2.55") + `]}`)
 }

@@ -34,8 +34,10 @@ type owned struct {
 // progress is how far a consumer has come, and who waits for it.
 type progress struct {
 	cursor Cursor
-	moved  chan struct{} // closed and replaced when the cursor moves
-	asked  time.Time     // when the backend was last asked, on a shared store
+	moved  chan struct{} // closed when the cursor moves; nil while nobody waits for that
+	// awaited is closed when somebody does; nil while nobody asked for that.
+	awaited chan struct{}
+	asked   time.Time // when the backend was last asked, on a shared store
 
 	// By partition: whether the consumer runs in this process, and what it has last written there.
 	here []bool
@@ -141,16 +143,17 @@ func (s *Store) Writable() error { return s.d.Writable() }
 // Lookup finds a command's outcome by its id.
 func (s *Store) Lookup(ctx context.Context, id string) (Outcome, error) { return s.d.Lookup(ctx, id) }
 
-// Lookups finds the outcomes of several commands, with an error for each.
-func (s *Store) Lookups(ctx context.Context, ids []string) ([]Outcome, []error) {
+// Lookups finds the outcomes of several commands, and on a shared store the versions of their streams where they are asked
+// for; on others asking for one costs nothing.
+func (s *Store) Lookups(ctx context.Context, qs []Inquiry) []Finding {
 	if shared, ok := s.d.(Shared); ok {
-		return shared.Lookups(ctx, ids)
+		return shared.Lookups(ctx, qs)
 	}
-	outcomes, errs := make([]Outcome, len(ids)), make([]error, len(ids))
-	for i, id := range ids {
-		outcomes[i], errs[i] = s.d.Lookup(ctx, id)
+	out := make([]Finding, len(qs))
+	for i, q := range qs {
+		out[i].Outcome, out[i].Err = s.d.Lookup(ctx, q.ID)
 	}
-	return outcomes, errs
+	return out
 }
 
 // Command reads an accepted command.
@@ -372,6 +375,10 @@ func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 		}
 		if p.moved == nil {
 			p.moved = make(chan struct{})
+			if p.awaited != nil {
+				close(p.awaited)
+				p.awaited = nil
+			}
 		}
 		moved := p.moved
 		s.mu.Unlock()
@@ -379,6 +386,25 @@ func (s *Store) Wait(ctx context.Context, consumer string, c Cursor) error {
 			return err
 		}
 	}
+}
+
+// waitedFor is a channel that is closed.
+var waitedFor = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Awaited is closed when somebody in this process waits for a consumer to move on: now, or from now on.
+func (s *Store) Awaited(consumer string) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.progress[consumer]
+	switch {
+	case p == nil:
+		return nil // it has not begun
+	case p.moved != nil:
+		return waitedFor
+	case p.awaited == nil:
+		p.awaited = make(chan struct{})
+	}
+	return p.awaited
 }
 
 // WaitLog returns when the log has come at least as far as the cursor, as far as this process knows, or ctx's error. On a

@@ -27,6 +27,8 @@ type Options struct {
 	// and a transaction, a few large ones cost far less than many small ones. After a pause there is no wait. Defaults to
 	// none.
 	Gather time.Duration
+	// Hurry is the same while somebody in this process waits for the consumer. Defaults to Gather.
+	Hurry time.Duration
 	// Workers share the partitions among them. Defaults to the number of processors, at most 4.
 	Workers int
 	// Attempts is how often an event is tried before its stream is parked. Defaults to 5.
@@ -100,6 +102,9 @@ func New(store *millrace.Store, registry *millrace.Registry, c millrace.Consumer
 	r.o.Workers = max(min(r.o.Workers, len(r.partitions)), 1)
 	if r.o.Lazy == 0 {
 		r.o.Lazy = defaultLazy
+	}
+	if r.o.Hurry == 0 {
+		r.o.Hurry = r.o.Gather
 	}
 	if r.o.Attempts == 0 {
 		r.o.Attempts = 5
@@ -310,19 +315,33 @@ func (w *worker) more(ctx context.Context, last []millrace.Recorded) (events []m
 
 // gather waits for another batch as long as it is too early for a commit.
 func (w *worker) gather(ctx context.Context) (events []millrace.Recorded, ok bool) {
-	wait := w.r.o.Gather - w.r.o.Now().Sub(w.committed)
-	if w.r.o.Gather == 0 || wait <= 0 {
+	if w.r.o.Gather == 0 {
 		return nil, false
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case events = <-w.in:
-		return events, true
-	case <-t.C:
-		return nil, false
-	case <-ctx.Done():
-		return nil, false
+	awaited := w.r.store.Awaited(w.r.c.Name)
+	for least := w.r.o.Gather; ; {
+		select {
+		case <-awaited:
+			least, awaited = w.r.o.Hurry, nil
+		default:
+		}
+		wait := least - w.r.o.Now().Sub(w.committed)
+		if wait <= 0 {
+			return nil, false
+		}
+		t := time.NewTimer(wait)
+		select {
+		case events = <-w.in:
+			t.Stop()
+			return events, true
+		case <-awaited:
+			t.Stop()
+		case <-t.C:
+			return nil, false
+		case <-ctx.Done():
+			t.Stop()
+			return nil, false
+		}
 	}
 }
 

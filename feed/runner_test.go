@@ -249,6 +249,63 @@ func TestRetryWithBackoff(t *testing.T) {
 	})
 }
 
+// A busy worker commits once in Gather, and once in Hurry while somebody waits for what it has; after a pause, at once.
+func TestGather(t *testing.T) {
+	const gather, hurry = time.Second, 100 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, vfs.NewMem())
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- feed.New(s, registry(t), tallies(), &feed.Options{Workers: 1, Gather: gather, Hurry: hurry}).Run(ctx)
+		}()
+		n := 0
+		next := func() { // one more event; the worker has it when this returns
+			n++
+			send(t, s, registry(t), add(fmt.Sprint("c", n), "s", 1))
+			synctest.Wait()
+		}
+		seen := func() bool {
+			synctest.Wait()
+			at, err := s.Checkpoints(ctx, "tallies")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return at.Covers(s.Head())
+		}
+		next()
+		if !seen() {
+			t.Error("the first event waits")
+		}
+		next()
+		<-time.After(gather - time.Nanosecond)
+		if seen() {
+			t.Error("two commits follow each other too soon")
+		}
+		<-time.After(time.Nanosecond)
+		if !seen() {
+			t.Error("the second commit is late")
+		}
+		next()
+		began := time.Now()
+		if err := s.Wait(ctx, "tallies", s.Head()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took != hurry {
+			t.Errorf("who waits has waited for %s", took)
+		}
+		<-time.After(gather)
+		next()
+		if !seen() {
+			t.Error("an event after a pause waits")
+		}
+		cancel()
+		if err := errors.Join(<-ended, s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // The store's own trouble is nobody's poison: commits and reads fail now and then, nothing is parked, and the documents
 // are right.
 func TestTransientStoreFailures(t *testing.T) {

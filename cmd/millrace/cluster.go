@@ -25,9 +25,11 @@ const (
 	// sharedLazy is how long a checkpoint that changes no document may be known to this node only: who waits for it on
 	// another node waits so much longer. Every consumer writes one so often while events come that it does not want.
 	sharedLazy = 200 * time.Millisecond
-	// sharedGather is what a read model of a busy node may be behind for the sake of larger commits, and sharedWorkers how
-	// many commit at a time: a transaction costs as much as the documents of some twenty orders.
-	sharedGather  = 20 * time.Millisecond
+	// sharedGather is what a read model of a busy node may be behind for the sake of larger commits, sharedHurry the same
+	// while somebody on this node waits for it, and sharedWorkers how many commit at a time: a transaction costs as much as
+	// the documents of some twenty orders.
+	sharedGather  = 50 * time.Millisecond
+	sharedHurry   = 10 * time.Millisecond
 	sharedWorkers = 1
 	// followAgain is the pause before consumers begin anew that the store refused.
 	followAgain = 200 * time.Millisecond
@@ -125,7 +127,7 @@ func (c *cluster) follow(ctx context.Context, run func(ctx context.Context, o *f
 			case <-inner.Done():
 			}
 		}()
-		err := run(inner, &feed.Options{Partitions: owned, Lazy: sharedLazy, Gather: sharedGather, Workers: sharedWorkers})
+		err := run(inner, &feed.Options{Partitions: owned, Lazy: sharedLazy, Gather: sharedGather, Hurry: sharedHurry, Workers: sharedWorkers})
 		stop()
 		if err == nil {
 			continue

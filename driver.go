@@ -27,8 +27,8 @@ type Shared interface {
 	Driver
 	// Refresh is how often those who wait look for what other processes wrote.
 	Refresh() time.Duration
-	// Lookups is Lookup of many ids: one round trip, and an error for each.
-	Lookups(ctx context.Context, ids []string) ([]Outcome, []error)
+	// Lookups is Lookup of many ids, and Version of their streams where that is asked too: one round trip for all.
+	Lookups(ctx context.Context, qs []Inquiry) []Finding
 	// Versions are the newest versions of streams of one partition, 0 where one has no events: one round trip for many.
 	Versions(ctx context.Context, partition int, streams []Stream) ([]uint64, error)
 	// Moved returns a channel that is closed when this process learns that a head has moved from now on, and whether the
@@ -40,6 +40,21 @@ type Shared interface {
 	// Post writes a document that no consumer writes, into any partition, whoever owns it. It is durable when Post
 	// returns. Its id must be new, and it must have no keys.
 	Post(ctx context.Context, doc Document) error
+}
+
+// Inquiry is what a store is asked when a command comes in.
+type Inquiry struct {
+	ID string // of the command
+	// Stream is the command's, where its newest version is wanted too; empty for none.
+	Stream Stream
+}
+
+// Finding answers an [Inquiry]. Err is as of [Driver].Lookup: for a new command, ErrNotFound. Version is 0 where none was asked
+// for, and where Err is another one.
+type Finding struct {
+	Outcome Outcome
+	Version uint64
+	Err     error
 }
 
 // Driver is what a backend implements. All code but the backends and [Store] uses Store. The rules that the

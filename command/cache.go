@@ -18,9 +18,10 @@ type entry struct {
 
 // cache keeps the states of a partition's most recently used streams. Only the loop touches it, but for pins.
 type cache struct {
-	streams int // the most entries
-	bytes   int // the most weight
-	weight  int // of all entries
+	streams int    // the most entries
+	bytes   int    // the most weight
+	weight  int    // of all entries
+	drops   *drops // is told what is dropped; nil where nobody asks
 	entries map[millrace.Stream]*entry
 	root    entry // of the ring; root.next is the most recently used
 }
@@ -76,6 +77,9 @@ func (c *cache) drop(e *entry) {
 	e.unlink()
 	delete(c.entries, e.stream)
 	c.weight -= entryWeight + e.weight
+	if c.drops != nil {
+		c.drops.add(e.stream)
+	}
 }
 
 func (e *entry) unlink() { e.prev.next, e.next.prev = e.next, e.prev }

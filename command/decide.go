@@ -278,8 +278,8 @@ func (s *partition) entry(ctx context.Context, stream millrace.Stream) (*entry, 
 	return e, nil
 }
 
-// prefetch asks a shared store for the versions of the streams that are not in memory, all at once: one by one each would
-// be a round trip, and most are new.
+// prefetch has the versions of the streams that are not in memory at hand, on a shared store: as they were seen when the
+// commands came in, or asked for, all at once. One by one each would be a round trip, and most are new.
 func (s *partition) prefetch(ctx context.Context, items []*item) {
 	clear(s.versions)
 	if !s.p.store.Shared() {
@@ -288,10 +288,15 @@ func (s *partition) prefetch(ctx context.Context, items []*item) {
 	var streams []millrace.Stream
 	for _, it := range items {
 		stream := it.cmd.Stream
-		if _, asked := s.versions[stream]; !asked && s.cache.entries[stream] == nil {
-			s.versions[stream] = 0
-			streams = append(streams, stream)
+		if _, asked := s.versions[stream]; asked || s.cache.entries[stream] != nil {
+			continue
 		}
+		if s.holds(it) {
+			s.versions[stream] = it.seen.version
+			continue
+		}
+		s.versions[stream] = 0
+		streams = append(streams, stream)
 	}
 	if len(streams) == 0 {
 		return

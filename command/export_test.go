@@ -21,6 +21,17 @@ func (p *Processor) Cached() int {
 	return n
 }
 
+// TrustSightings has a processor take what was seen of a stream for what it is, whatever happened since.
+func TrustSightings(p *Processor) { p.trusting = true }
+
+// Direct says whether new commands of a partition come through memory.
+func Direct(p *Processor, partition int) bool {
+	s := p.parts[partition]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.behind
+}
+
 const (
 	MaxInFlight  = maxInFlight
 	MaxEvents    = maxEvents

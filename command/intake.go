@@ -39,6 +39,7 @@ type item struct {
 	drained  bool // the loop has it from the store
 	blocked  bool // it waited behind others of its stream
 	admitted bool // it came through the queue and counts there
+	seen     sighting
 	attempts int
 	waiters  int  // guarded by the flight's shard
 	held     bool // by the loop; guarded by the flight's shard
@@ -318,8 +319,7 @@ func (p *Processor) submit(ctx context.Context, c millrace.Command) (it *item, r
 			return nil, false, err
 		}
 		if met == nil {
-			o, err := p.store.Lookup(ctx, c.ID)
-			return p.settleIn(it, &o, err)
+			return p.settleIn(it, &p.store.Lookups(ctx, []millrace.Inquiry{p.inquiry(it)})[0])
 		}
 		if met.fp == it.fp {
 			return met, true, nil
@@ -367,13 +367,14 @@ func (it *item) reuse(ctx context.Context) error {
 }
 
 // settleIn goes on with an item that has entered the flight, when the store has answered for its id.
-func (p *Processor) settleIn(it *item, o *millrace.Outcome, err error) (_ *item, replayed bool, _ error) {
+func (p *Processor) settleIn(it *item, found *millrace.Finding) (_ *item, replayed bool, _ error) {
 	switch {
-	case err == nil:
-		return p.known(it, *o)
-	case !errors.Is(err, millrace.ErrNotFound):
-		return nil, false, p.giveUp(it, err)
+	case found.Err == nil:
+		return p.known(it, found.Outcome)
+	case !errors.Is(found.Err, millrace.ErrNotFound):
+		return nil, false, p.giveUp(it, found.Err)
 	}
+	it.seen.version = found.Version
 	if err := p.admit(len(it.cmd.Data)); err != nil {
 		return nil, false, p.giveUp(it, err)
 	}

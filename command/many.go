@@ -91,21 +91,21 @@ func (a *acceptMany) lookUp() {
 	if len(a.entered) == 0 {
 		return
 	}
-	ids := make([]string, len(a.entered))
+	qs := make([]millrace.Inquiry, len(a.entered))
 	for n, i := range a.entered {
-		ids[n] = a.at[i].it.cmd.ID
+		qs[n] = a.p.inquiry(a.at[i].it)
 	}
-	outcomes, errs := a.p.store.Lookups(a.ctx, ids)
+	found := a.p.store.Lookups(a.ctx, qs)
 	for n, i := range a.entered {
-		a.admit(i, &outcomes[n], errs[n])
+		a.admit(i, &found[n])
 	}
 	a.entered = a.entered[:0]
 }
 
 // admit goes on with a command whose id was looked up.
-func (a *acceptMany) admit(i int, o *millrace.Outcome, lookup error) {
+func (a *acceptMany) admit(i int, found *millrace.Finding) {
 	it := a.at[i].it
-	got, replayed, err := a.p.settleIn(it, o, lookup)
+	got, replayed, err := a.p.settleIn(it, found)
 	var full *millrace.OverloadError
 	if errors.As(err, &full) && full.What == queueName && a.settled < i {
 		// Our own commands fill the queue: they are let through first.

@@ -44,6 +44,10 @@ type partition struct {
 	// beyond that is other nodes'.
 	kept atomic.Int64
 
+	served atomic.Uint64 // counts the times that this node has served the partition; 0 while it does not
+	times  uint64        // the last one
+	drops  *drops
+
 	// The loop's own: versions of streams that were asked for ahead, for the commands at hand.
 	versions map[millrace.Stream]uint64
 	// Streams that wait for another attempt, in the order of their items.
@@ -80,14 +84,18 @@ const (
 )
 
 func newPartition(p *Processor, index int) *partition {
-	return &partition{
+	s := &partition{
 		p: p, index: index, wake: make(chan struct{}, 1), behind: true,
-		cache:    p.newCache(),
 		held:     map[string]struct{}{},
 		blocked:  map[millrace.Stream]*blocked{},
 		versions: map[millrace.Stream]uint64{},
 		maxBytes: max(maxQueueBytes/p.store.Partitions(), minInFlightBytes),
 	}
+	if p.direct {
+		s.drops = newDrops()
+	}
+	s.cache = p.newCache(s.drops)
+	return s
 }
 
 func (s *partition) signal() {

@@ -28,6 +28,8 @@ type Processor struct {
 	// direct: the store refuses what would come before other nodes' commands, so that the owner of a partition may decide
 	// its own without keeping them first.
 	direct bool
+	// trusting takes sightings for true, for the test that shows what comes of it.
+	trusting bool
 }
 
 var _ millrace.Intake = (*Processor)(nil)
@@ -46,9 +48,11 @@ func New(store *millrace.Store, registry *millrace.Registry, opts *Options) *Pro
 }
 
 // newCache is a partition's share.
-func (p *Processor) newCache() *cache {
+func (p *Processor) newCache(d *drops) *cache {
 	n := p.store.Partitions()
-	return newCache(max(p.o.CacheStreams/n, 16), p.o.CacheBytes/n)
+	c := newCache(max(p.o.CacheStreams/n, 16), p.o.CacheBytes/n)
+	c.drops = d
+	return c
 }
 
 // Run decides until ctx ends. Then it finishes what is in its hands, and leaves the rest in the store for the next

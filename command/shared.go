@@ -53,6 +53,8 @@ func (p *Processor) Serve(ctx context.Context, partition int) error {
 func (s *partition) serve() {
 	s.kept.Store(s.alone.Load())
 	s.found = 0
+	s.times++
+	s.served.Store(s.times)
 	s.signal()
 }
 
@@ -125,6 +127,7 @@ func (s *partition) retire() {
 	if err := s.failed.Load(); err != nil && errors.Is(*err, millrace.ErrUnavailable) {
 		away = *err
 	}
+	s.served.Store(0)
 	s.mu.Lock()
 	s.behind, s.gather = true, true
 	for s.inFlight > 0 {
@@ -155,7 +158,7 @@ func (s *partition) retire() {
 	clear(s.blocked)
 	clear(s.versions)
 	s.waiting, s.skipped = 0, false
-	s.cache = s.p.newCache()
+	s.cache = s.p.newCache(s.drops)
 	s.failed.Store(nil)
 }
 

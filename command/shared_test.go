@@ -30,11 +30,15 @@ type cluster struct {
 
 // newCluster starts nodes that own nothing. What one of them keeps, all are told of a moment later.
 func newCluster(t *testing.T, s *millrace.Store, nodes int) *cluster {
+	return newClusterWith(t, s, nodes, &command.Options{Shared: true})
+}
+
+func newClusterWith(t *testing.T, s *millrace.Store, nodes int, o *command.Options) *cluster {
 	c := &cluster{t: t, s: s}
 	ctx, cancel := context.WithCancel(context.Background())
 	var ran sync.WaitGroup
 	for range nodes {
-		p := command.New(s, registry(t), &command.Options{Shared: true})
+		p := command.New(s, registry(t), o)
 		c.nodes = append(c.nodes, p)
 		ran.Go(func() {
 			if err := p.Run(ctx); err != nil {

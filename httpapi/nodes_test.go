@@ -139,8 +139,8 @@ func (b *behind) Refresh() time.Duration                        { return time.Ho
 func (b *behind) Resume(context.Context, string) error          { return nil }
 func (b *behind) Post(context.Context, millrace.Document) error { return millrace.ErrInvalid }
 
-func (b *behind) Lookups(ctx context.Context, ids []string) ([]millrace.Outcome, []error) {
-	return millrace.NewStore(b.Driver).Lookups(ctx, ids)
+func (b *behind) Lookups(ctx context.Context, qs []millrace.Inquiry) []millrace.Finding {
+	return millrace.NewStore(b.Driver).Lookups(ctx, qs)
 }
 
 func (b *behind) Versions(ctx context.Context, _ int, streams []millrace.Stream) (versions []uint64, err error) {

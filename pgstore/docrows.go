@@ -21,6 +21,7 @@ type docRows struct {
 type docRow struct {
 	*millrace.Document
 	isJSON bool
+	isNew  bool // the writer says that there is none
 }
 
 // addKey adds a row of document_keys.
@@ -34,9 +35,10 @@ func addKey(a *array, d *millrace.Document, idx int, key string) {
 	a.end()
 }
 
-// put adds a document, which must stay as it is until it is written; keys that it has already are left alone.
+// put adds a document, which must stay as it is until it is written; keys that it has already are left alone. Nil says that
+// there is no such document.
 func (r *docRows) put(d *millrace.Document, have []string) {
-	r.docs = append(r.docs, docRow{d, fitsJSONB(d.Data)})
+	r.docs = append(r.docs, docRow{d, fitsJSONB(d.Data), have == nil})
 	for i, key := range d.Keys {
 		if key != "" && (i >= len(have) || have[i] != key) {
 			addKey(&r.come, d, i, key)
@@ -71,13 +73,14 @@ func (d *Driver) docsParam(r *docRows) []byte {
 	for i := range r.docs {
 		doc := &r.docs[i]
 		keys = appendKeys(keys[:0], doc.Keys)
-		a.begin(6)
+		a.begin(7)
 		a.int4(doc.Partition)
 		a.text(doc.Collection)
 		a.dataOf(doc.ID)
 		a.data(doc.Data)
 		a.bool(doc.isJSON)
 		a.data(keys)
+		a.bool(doc.isNew)
 		a.end()
 	}
 	return d.rowsParam(documentRow, &a)

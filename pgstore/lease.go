@@ -145,11 +145,14 @@ func (d *Driver) acquire(ctx context.Context, partitions []int) (map[int]uint64,
 	var all []int
 	var at []head
 	// Not by query, which would try again: each try is an epoch.
-	_, err := d.queryOnce(ctx, d.sql.acquire, []any{int32s(partitions), d.o.Node, d.ttl()}, func(rows pgx.Rows) error {
-		var token int64
-		p, h, err := d.scanHead(rows, &token)
-		got[p] = uint64(token) //nolint:gosec // counts owners
-		all, at = append(all, p), append(at, h)
+	err := d.on(ctx, func(conn *pgx.Conn) error {
+		_, err := queryOnce(ctx, conn, d.sql.acquire, []any{int32s(partitions), d.o.Node, d.ttl()}, func(rows pgx.Rows) error {
+			var token int64
+			p, h, err := d.scanHead(rows, &token)
+			got[p] = uint64(token) //nolint:gosec // counts owners
+			all, at = append(all, p), append(at, h)
+			return err
+		})
 		return err
 	})
 	if err != nil {

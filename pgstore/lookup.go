@@ -32,10 +32,12 @@ type question[Q any] struct {
 	done chan struct{}
 }
 
-// lookup asks for the outcome of a command.
+// lookup asks for the outcome of a command, and for the version of its stream where that is named.
 type lookup struct {
-	id      string
-	outcome millrace.Outcome
+	millrace.Inquiry
+	partition int
+	outcome   millrace.Outcome
+	version   uint64
 }
 
 // askVersions asks for the versions of streams of one partition.
@@ -70,7 +72,7 @@ func (d *Driver) Lookup(ctx context.Context, id string) (millrace.Outcome, error
 		return millrace.Outcome{}, err
 	}
 	defer d.reads.Leave()
-	l, err := d.look.get(ctx, lookup{id: id})
+	l, err := d.look.get(ctx, lookup{Inquiry: millrace.Inquiry{ID: id}})
 	if err != nil {
 		return millrace.Outcome{}, err
 	}
@@ -78,25 +80,25 @@ func (d *Driver) Lookup(ctx context.Context, id string) (millrace.Outcome, error
 }
 
 // Lookups implements millrace.Shared.
-func (d *Driver) Lookups(ctx context.Context, ids []string) ([]millrace.Outcome, []error) {
-	outcomes, errs := make([]millrace.Outcome, len(ids)), make([]error, len(ids))
+func (d *Driver) Lookups(ctx context.Context, inquiries []millrace.Inquiry) []millrace.Finding {
+	out := make([]millrace.Finding, len(inquiries))
 	if err := d.reads.Enter(); err != nil {
-		for i := range errs {
-			errs[i] = err
+		for i := range out {
+			out[i].Err = err
 		}
-		return outcomes, errs
+		return out
 	}
 	defer d.reads.Leave()
-	qs := make([]*question[lookup], len(ids))
-	for i, id := range ids {
-		qs[i] = &question[lookup]{q: lookup{id: id}, done: make(chan struct{})}
+	qs := make([]*question[lookup], len(inquiries))
+	for i, q := range inquiries {
+		qs[i] = &question[lookup]{q: lookup{Inquiry: q, partition: q.Stream.Partition(d.meta.Partitions)}, done: make(chan struct{})}
 	}
 	d.look.add(qs...)
 	for i, q := range qs {
 		l, err := q.answer(ctx)
-		outcomes[i], errs[i] = l.outcome, err
+		out[i] = millrace.Finding{Outcome: l.outcome, Version: l.version, Err: err}
 	}
-	return outcomes, errs
+	return out
 }
 
 // Versions implements millrace.Shared.
@@ -202,60 +204,42 @@ func (g *gatherer[Q]) tell(batch []*question[Q], err error) {
 
 // findVersions answers those who ask for versions.
 func (d *Driver) findVersions(ctx context.Context, batch []*question[askVersions]) error {
-	var partitions []int32
-	var streams []string
-	var to []*uint64
+	var l look
 	for _, a := range batch {
 		a.q.versions = make([]uint64, len(a.q.streams))
 		for i, s := range a.q.streams {
-			partitions = append(partitions, int32(a.q.partition)) //nolint:gosec // below MaxPartitions
-			streams = append(streams, string(s))
-			to = append(to, &a.q.versions[i])
+			l.stream(a.q.partition, s, &a.q.versions[i])
 		}
 	}
-	return d.query(ctx, d.sql.versionsOf, []any{partitions, streams}, func(rows pgx.Rows) error {
-		var n, version int64
-		if err := rows.Scan(&n, &version); err != nil {
-			return err
-		}
-		*to[n-1] = uint64(version) //nolint:gosec // counts events
-		return nil
-	})
+	return d.lookUp(ctx, &l)
 }
 
 // findOutcomes answers those who ask for outcomes: first who has the ids, which for new commands is nobody, then what became
 // of them.
 func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) error {
 	byID := make(map[string][]*question[lookup], len(batch))
-	ids := make([]string, 0, len(batch))
+	l := look{ids: make([]string, 0, len(batch))}
 	for _, q := range batch {
-		if byID[q.q.id] == nil {
-			ids = append(ids, q.q.id)
+		if byID[q.q.ID] == nil {
+			l.ids = append(l.ids, q.q.ID)
 		}
-		byID[q.q.id] = append(byID[q.q.id], q)
+		byID[q.q.ID] = append(byID[q.q.ID], q)
+		if q.q.Stream != "" {
+			l.stream(q.q.partition, q.q.Stream, &q.q.version)
+		}
 		q.err = errNoCommand
 	}
-	var partitions []int32
-	var known []string
-	err := d.query(ctx, d.sql.keysOf, []any{ids}, func(rows pgx.Rows) error {
-		var id string
-		var p int32
-		if err := rows.Scan(&id, &p); err != nil {
-			return err
-		}
-		known, partitions = append(known, id), append(partitions, p)
-		return nil
-	})
-	if err != nil || len(known) == 0 {
+	if err := d.lookUp(ctx, &l); err != nil || len(l.known) == 0 {
 		return err
 	}
+	known, partitions := l.known, l.in
 	answer := func(o millrace.Outcome) {
 		for _, q := range byID[o.CommandID] {
 			q.q.outcome, q.err = o, nil
 		}
 	}
 	// Commands first: one that is decided in between is then found by both, and the outcome counts.
-	err = d.query(ctx, d.sql.commandsOf, []any{partitions, known}, func(rows pgx.Rows) error {
+	err := d.query(ctx, d.sql.commandsOf, []any{partitions, known}, func(rows pgx.Rows) error {
 		o := millrace.Outcome{Status: millrace.StatusAccepted}
 		var at int64
 		var fp []byte
@@ -277,6 +261,33 @@ func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) er
 		}
 		return err
 	})
+}
+
+// look is one call of the function look.
+type look struct {
+	ids        []string
+	partitions []int
+	streams    []string
+	versions   []*uint64 // where those of the streams go
+
+	known []string // the ids that somebody has
+	in    []int32  // the partitions of their commands
+}
+
+func (l *look) stream(partition int, s millrace.Stream, version *uint64) {
+	l.partitions, l.streams, l.versions = append(l.partitions, partition), append(l.streams, string(s)), append(l.versions, version)
+}
+
+func (d *Driver) lookUp(ctx context.Context, l *look) error {
+	params := [][]byte{texts(l.ids), numbers(l.partitions), texts(l.streams)}
+	return d.read(ctx, d.callRows(ctx, d.sql.look, params, func(row []int64) {
+		switch n := row[0]; {
+		case n > 0:
+			l.known, l.in = append(l.known, l.ids[n-1]), append(l.in, int32(row[1])) //nolint:gosec // a partition
+		default:
+			*l.versions[-n-1] = uint64(row[1]) //nolint:gosec // counts events
+		}
+	}))
 }
 
 // nano is a time of the log.

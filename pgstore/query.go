@@ -12,18 +12,18 @@ import (
 
 // statements are the SQL texts with the schema filled in. Their texts are constant, so that pgx describes each once.
 type statements struct {
-	meta, heads, waiting, backlog           string
-	keep, decide, claim, commitViews        string
-	chainAt, chainsAt, epochOf              string
-	keysOf, outcomesOf, commandsOf, command string
-	version, versionsOf                     string
-	events, pending, feed                   string
-	document, checkpoints                   string
-	tokens, dropViews, post, notify         string
-	log, logEvents, collections, consumers  string
-	acquire, renew, release, nodes          string
-	join, leave, free                       string
-	byKey, byID                             statementsOf
+	meta, heads, waiting, backlog          string
+	keep, decide, claim, commitViews       string
+	chainAt, chainsAt, epochOf             string
+	look, keysOf, outcomesOf, commandsOf   string
+	command, version                       string
+	events, pending, feed                  string
+	document, checkpoints                  string
+	tokens, dropViews, post, notify        string
+	log, logEvents, collections, consumers string
+	acquire, renew, release, nodes         string
+	join, leave, free                      string
+	byKey, byID                            statementsOf
 }
 
 // newStatements fills the schema's quoted name in for "S.".
@@ -39,12 +39,13 @@ func newStatements(schema string) statements {
 		keep:        sql(`select added from S.keep($1, $2)`),
 		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9)`),
 		claim:       sql(`select S.claim($1)`),
-		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5)`),
+		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5, $6)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)
 			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal`),
 		epochOf: sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`),
 
+		look:   sql(`select n, value from S.look($1, $2, $3)`),
 		keysOf: sql(`select id, partition from S.keys where id = any($1::text[])`),
 		outcomesOf: sql(`select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded
 			from unnest($1::integer[], $2::text[]) u(partition, id)
@@ -54,9 +55,6 @@ func newStatements(schema string) statements {
 			join S.commands c on c.partition = u.partition and c.id = u.id`),
 		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2`),
 		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
-		versionsOf: sql(`select u.n, e.version from unnest($1::integer[], $2::text[]) with ordinality u(partition, stream, n)
-			cross join lateral (select version from S.events e where e.partition = u.partition and e.stream = u.stream
-				order by version desc limit 1) e`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),
 		// now() is when the statement came, which is before it took its snapshot.
@@ -114,10 +112,28 @@ const (
 	readTries = 5
 )
 
-// query runs a read to its end, and again on another connection where it lost its own. It holds a connection only as
-// long as the rows take, so that each must be copied; each may be called again from the first row on only
-// where no row was seen.
+// query runs a read to its end. It holds a connection only as long as the rows take, so that each must be copied.
 func (d *Driver) query(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) error {
+	return d.read(ctx, func(conn *pgx.Conn) (seen bool, err error) { return queryOnce(ctx, conn, sql, args, each) })
+}
+
+func queryOnce(ctx context.Context, conn *pgx.Conn, sql string, args []any, each func(pgx.Rows) error) (seen bool, err error) {
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		seen = true
+		if err := each(rows); err != nil {
+			return seen, err
+		}
+	}
+	return seen, rows.Err()
+}
+
+// read runs a read on a connection, and again on another one where it lost its own and has seen nothing yet.
+func (d *Driver) read(ctx context.Context, do func(*pgx.Conn) (seen bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	select {
@@ -127,7 +143,11 @@ func (d *Driver) query(ctx context.Context, sql string, args []any, each func(pg
 		return ctx.Err()
 	}
 	for try := 0; ; try++ {
-		seen, err := d.queryOnce(ctx, sql, args, each)
+		seen := false
+		err := d.on(ctx, func(conn *pgx.Conn) (err error) {
+			seen, err = do(conn)
+			return err
+		})
 		if err == nil || seen || !lost(err) || ctx.Err() != nil || try+1 >= readTries {
 			return err
 		}
@@ -155,24 +175,6 @@ func (d *Driver) exec(ctx context.Context, sql string, args ...any) error {
 		_, err := conn.Exec(ctx, sql, args...)
 		return err
 	})
-}
-
-func (d *Driver) queryOnce(ctx context.Context, sql string, args []any, each func(pgx.Rows) error) (seen bool, err error) {
-	err = d.on(ctx, func(conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, sql, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			seen = true
-			if err := each(rows); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	})
-	return seen, err
 }
 
 const (

@@ -185,17 +185,50 @@ func (d *Driver) findTypes(ctx context.Context) error {
 // are the integers that it returns; null is 0.
 func (d *Driver) call(ctx context.Context, sql string, params [][]byte, counts ...*int64) func(*pgx.Conn) error {
 	return func(conn *pgx.Conn) error {
-		if d.named.Load() {
-			s, err := conn.Prepare(ctx, sql, sql) // once for each connection
-			if err == nil {
-				err = readCounts(conn.PgConn().ExecPrepared(ctx, s.Name, params, binaryForm, binaryForm).Read(), counts)
+		r, err := d.result(ctx, conn, sql, params)
+		if err != nil {
+			return err
+		}
+		return readCounts(r, counts)
+	}
+}
+
+// callRows is call for a function that returns rows of integers.
+func (d *Driver) callRows(ctx context.Context, sql string, params [][]byte, each func(row []int64)) func(*pgx.Conn) (bool, error) {
+	return func(conn *pgx.Conn) (seen bool, err error) {
+		r, err := d.result(ctx, conn, sql, params)
+		if err != nil {
+			return false, err
+		}
+		row := make([]int64, len(r.FieldDescriptions))
+		for _, values := range r.Rows {
+			for i, v := range values {
+				if row[i], err = integer(v); err != nil {
+					return true, err
+				}
 			}
-			if !d.forgot(err) {
-				return err
+			each(row)
+		}
+		return true, nil
+	}
+}
+
+// result runs a function under its name, or without one behind a pool.
+func (d *Driver) result(ctx context.Context, conn *pgx.Conn, sql string, params [][]byte) (*pgconn.Result, error) {
+	if d.named.Load() {
+		s, err := conn.Prepare(ctx, sql, sql) // once for each connection
+		if err == nil {
+			r := conn.PgConn().ExecPrepared(ctx, s.Name, params, binaryForm, binaryForm).Read()
+			if err = r.Err; err == nil {
+				return r, nil
 			}
 		}
-		return plainly(ctx, conn, sql, params, counts...)
+		if !d.forgot(err) {
+			return nil, err
+		}
 	}
+	r := conn.PgConn().ExecParams(ctx, sql, params, nil, binaryForm, binaryForm).Read()
+	return r, r.Err
 }
 
 // binaryForm is the form of all parameters and results.
@@ -218,16 +251,26 @@ func readCounts(r *pgconn.Result, counts []*int64) error {
 		return fmt.Errorf("a function returned %d rows", len(r.Rows))
 	}
 	for i, v := range r.Rows[0] {
-		switch len(v) {
-		case 0:
-			*counts[i] = 0
-		case 4:
-			*counts[i] = int64(int32(binary.BigEndian.Uint32(v))) //nolint:gosec // the bits
-		default:
-			return fmt.Errorf("a function returned %d bytes for a number", len(v))
+		n, err := integer(v)
+		if err != nil {
+			return err
 		}
+		*counts[i] = n
 	}
 	return nil
+}
+
+// integer is an integer in binary form; null is 0.
+func integer(v []byte) (int64, error) {
+	switch len(v) {
+	case 0:
+		return 0, nil
+	case 4:
+		return int64(int32(binary.BigEndian.Uint32(v))), nil //nolint:gosec // the bits
+	case 8:
+		return int64(binary.BigEndian.Uint64(v)), nil //nolint:gosec // the bits
+	}
+	return 0, fmt.Errorf("a function returned %d bytes for a number", len(v))
 }
 
 // forgot says whether a call failed because the server does not know it by its name, or has another session's under it: a

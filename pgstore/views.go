@@ -130,6 +130,9 @@ func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
 		case kind == faultInvalid && c.docs.anyJSON():
 			c.docs.noJSON() // jsonb is for reports: a document that it cannot hold must not stop the consumer
 			continue
+		case kind == faultConflict && !c.unsure:
+			c.unsure = true
+			continue
 		case kind == faultInvalid, kind == faultConflict:
 			return fmt.Errorf("%w: %w", millrace.ErrInvalid, err)
 		case ctx.Err() != nil:
@@ -150,6 +153,8 @@ func (d *Driver) sendViews(ctx context.Context, c *viewCommit) error {
 type viewCommit struct {
 	moves []viewMove
 	docs  docRows
+	// unsure: documents or keys that were to be new are not. What is there is written over.
+	unsure bool
 }
 
 // viewMove is a checkpoint that moves.
@@ -226,7 +231,7 @@ func (d *Driver) writeViews(ctx context.Context, c *viewCommit, own map[int64]bo
 	}
 	err := d.slot(ctx, d.call(ctx, d.sql.commitViews, [][]byte{
 		d.rowsParam(checkpointRow, &rows), d.docsParam(&c.docs), d.rowsParam(keyRow, &c.docs.come),
-		d.rowsParam(goneRow, &c.docs.removed), d.rowsParam(keyRow, &c.docs.gone),
+		d.rowsParam(goneRow, &c.docs.removed), d.rowsParam(keyRow, &c.docs.gone), boolean(!c.unsure),
 	}))
 	for i, m := range c.moves {
 		if err == nil {

@@ -142,15 +142,34 @@ create type {schema}.outcome_row as (partition integer, ordinal bigint, command_
 	chain bytea, fresh boolean);
 create type {schema}.event_row as (partition integer, position bigint, stream text, version bigint, type text, data bytea,
 	time_ns bigint, command_id text, correlation_id text);
-create type {schema}.document_row as (partition integer, collection text, id bytea, data bytea, is_json boolean, keys bytea);
+create type {schema}.document_row as (partition integer, collection text, id bytea, data bytea, is_json boolean, keys bytea,
+	is_new boolean);
 create type {schema}.key_row as (partition integer, collection text, idx smallint, key bytea, id bytea);
 create type {schema}.gone_row as (partition integer, collection text, id bytea);
 create type {schema}.checkpoint_row as (partition integer, epoch bigint, consumer text, position bigint, token bigint,
 	before bigint);
 
--- claim takes command ids. It raises MR002 with the ids that another content or partition has. In the order of ids,
--- so that two callers that want the same ones wait for each other and never both.
-create function {schema}.claim(c {schema}.command_row[]) returns void
+-- look finds out what is known of commands before they are decided: for the n-th id that somebody has (n, the partition of its
+-- command), and for the n-th stream that has events (-n, its newest version). By the indexes, whatever the tables seemed to
+-- hold when the plan was made: it is kept, and a store grows.
+create function {schema}.look(k_id text[], s_partition integer[], s_stream text[]) returns table (n integer, value bigint)
+language plpgsql stable set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
+begin
+	return query
+		select u.n::integer, k.partition::bigint
+			from unnest(k_id) with ordinality u(id, n)
+			cross join lateral (select k.partition from {schema}.keys k where k.id = u.id limit 1) k
+		union all
+		select -u.n::integer, e.version
+			from unnest(s_partition, s_stream) with ordinality u(partition, stream, n)
+			cross join lateral (select e.version from {schema}.events e
+				where e.partition = u.partition and e.stream = u.stream order by e.version desc limit 1) e;
+end $$;
+
+-- claim takes command ids, and says whether all were free. It raises MR002 with the ids that another content or partition
+-- has. In the order of ids, so that two callers that want the same ones wait for each other and never both.
+create function {schema}.claim(c {schema}.command_row[]) returns boolean
 language plpgsql set lock_timeout = '5s' as $$
 declare
 	n integer;
@@ -161,7 +180,7 @@ begin
 		on conflict (id) do nothing;
 	get diagnostics n = row_count;
 	if n = cardinality(c) then
-		return;
+		return true;
 	end if;
 	select array_agg(u.id) into taken
 		from unnest(c) u join {schema}.keys k on k.id = u.id
@@ -169,6 +188,7 @@ begin
 	if taken is not null then
 		raise exception 'command ids have another content' using errcode = 'MR002', detail = array_to_json(taken)::text;
 	end if;
+	return false;
 end $$;
 
 -- keep keeps commands: those that come with their decision (fresh) and those that wait for one. What is there already is
@@ -176,8 +196,24 @@ end $$;
 create function {schema}.keep(do_claim boolean, c {schema}.command_row[], out added integer, out known text[])
 language plpgsql set lock_timeout = '5s' as $$
 begin
-	if do_claim then
-		perform {schema}.claim(c);
+	-- Where all ids were free, no command is there yet, and nobody need look.
+	if do_claim and {schema}.claim(c) then
+		insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
+			source, data, fingerprint)
+			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
+				u.data, u.fingerprint
+			from unnest(c) u;
+		added := 0;
+		if exists (select from unnest(c) u where not u.fresh) then
+			insert into {schema}.pending (partition, accepted_at, seq, id)
+				select u.partition, clock_timestamp(), u.seq, u.id
+				from unnest(c) with ordinality u(partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
+					source, data, fingerprint, fresh, seq)
+				where not u.fresh
+				order by u.seq;
+			get diagnostics added = row_count;
+		end if;
+		return;
 	end if;
 	with inserted as (
 		insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
@@ -287,12 +323,32 @@ begin
 		on conflict do nothing;
 end $$;
 
+-- add_documents is put_documents where those that are new are known, and no row of x is there yet: a plain insert looks into
+-- each index once, not twice.
+create function {schema}.add_documents(d {schema}.document_row[], x {schema}.key_row[]) returns void
+language plpgsql as $$
+begin
+	insert into {schema}.documents (partition, collection, id, data, doc, keys)
+		select u.partition, u.collection, u.id, u.data, case when u.is_json then convert_from(u.data, 'UTF8')::jsonb end, u.keys
+		from unnest(d) u where u.is_new;
+	if exists (select from unnest(d) u where not u.is_new) then
+		insert into {schema}.documents (partition, collection, id, data, doc, keys)
+			select u.partition, u.collection, u.id, u.data, case when u.is_json then convert_from(u.data, 'UTF8')::jsonb end, u.keys
+			from unnest(d) u where not u.is_new
+			on conflict (partition, collection, id) do update set data = excluded.data, doc = excluded.doc, keys = excluded.keys;
+	end if;
+	insert into {schema}.document_keys (partition, collection, idx, key, id)
+		select u.partition, u.collection, u.idx, u.key, u.id from unnest(x) u;
+end $$;
+
 -- commit_views writes documents and the checkpoints that go with them. It raises
 --   MR001 where a partition has another owner;
---   MR003 where a checkpoint is not the one that the caller knows.
+--   MR003 where a checkpoint is not the one that the caller knows;
+--   unique_violation where it is told that documents or keys are new (sure), and they are not.
 -- Views follow from facts, so nobody waits for the disk: what a crash takes is made again.
 create function {schema}.commit_views(
-	b {schema}.checkpoint_row[], d {schema}.document_row[], x {schema}.key_row[], r {schema}.gone_row[], y {schema}.key_row[])
+	b {schema}.checkpoint_row[], d {schema}.document_row[], x {schema}.key_row[], r {schema}.gone_row[], y {schema}.key_row[],
+	sure boolean)
 returns void language plpgsql as $$
 declare
 	n integer;
@@ -335,7 +391,12 @@ begin
 			using unnest(r) u
 			where d.partition = u.partition and d.collection = u.collection and d.id = u.id;
 	end if;
-	if cardinality(d) > 0 then
+	if cardinality(d) = 0 then
+		return;
+	end if;
+	if sure then
+		perform {schema}.add_documents(d, x);
+	else
 		perform {schema}.put_documents(d, x);
 	end if;
 end $$;

@@ -205,6 +205,27 @@ type Consumer struct {
 	Begin func(ctx context.Context) error
 	// Collection names the documents of a table. Defaults to consumer name, ".", table name.
 	Collection func(t *Table) string
+	// Work, where it is given, makes what takes the place of Handle: one for each worker.
+	Work func() Work
+}
+
+// Work is what a worker of a consumer does that has more to do than to handle events. Its methods are called by that worker
+// alone, so that documents have one writer; all that it writes between two commits becomes visible together.
+type Work interface {
+	// Begin is called once, with the worker's partitions. wake receives when Turn has something to do. parked says of which
+	// streams nothing is to be touched, because somebody has to look at them first.
+	Begin(ctx context.Context, partitions []int, parked func(Stream) bool) (wake <-chan struct{}, err error)
+	// Handle takes one event, as [Consumer].Handle does.
+	Handle(ctx context.Context, v Views, e *Recorded) error
+	// Turn does what is due beside events. Its errors are the store's: faults of its own it must keep to itself.
+	Turn(ctx context.Context, views func(partition int) Views) error
+	// Settle is called before a commit: what must be durable before the checkpoint moves is made so.
+	Settle(ctx context.Context, views func(partition int) Views) error
+	// Committed says that all since the last call is durable, Undone that it came to nothing and events will come again.
+	Committed()
+	Undone()
+	// End is called once, when the worker ends.
+	End()
 }
 
 // Wants says whether the consumer sees events of a category.

@@ -173,6 +173,7 @@ func (c *Category) DecodeState(data []byte) (any, error) { return c.decodeState(
 type Registry struct {
 	categories map[string]*Category
 	commands   map[string]commandType
+	bodies     map[reflect.Type]string // the command type of each body; "" where several have it
 	events     map[eventKey]Message
 	upcasters  map[eventKey]Upcaster
 }
@@ -191,7 +192,7 @@ const maxUpcasts = 64
 // NewRegistry registers domains. Category names and command types must be unique over all of them.
 func NewRegistry(domains ...Definition) (*Registry, error) {
 	r := &Registry{
-		categories: map[string]*Category{}, commands: map[string]commandType{},
+		categories: map[string]*Category{}, commands: map[string]commandType{}, bodies: map[reflect.Type]string{},
 		events: map[eventKey]Message{}, upcasters: map[eventKey]Upcaster{},
 	}
 	for _, d := range domains {
@@ -208,6 +209,11 @@ func NewRegistry(domains ...Definition) (*Registry, error) {
 				return nil, fmt.Errorf("command type %q is registered twice, empty or too long", m.Name)
 			}
 			r.commands[m.Name] = commandType{message: m, category: c}
+			name := m.Name
+			if _, several := r.bodies[m.typ]; several {
+				name = ""
+			}
+			r.bodies[m.typ] = name
 		}
 		for _, m := range c.events {
 			if _, ok := r.events[eventKey{c.Name, m.Name}]; ok || m.Name == "" || len(m.Name) > MaxTypeName {
@@ -267,6 +273,15 @@ func (r *Registry) DecodeCommand(c *Command) (any, error) {
 		}
 	}
 	return body, nil
+}
+
+// EncodeCommand gives a command's body its type and its bytes.
+func (r *Registry) EncodeCommand(body any) (name string, data []byte, err error) {
+	if name = r.bodies[reflect.TypeOf(body)]; name == "" {
+		return "", nil, fmt.Errorf("%w: %T is the body of no command type, or of several", ErrInvalid, body)
+	}
+	data, err = encodeBody(body)
+	return name, data, err
 }
 
 // Body decodes and upcasts an event, once: it is kept in e.Body. An unknown type is an error, never skipped.

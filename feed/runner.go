@@ -157,6 +157,7 @@ func (r *Runner) run(ctx context.Context) error {
 		if workers[i], err = r.newWorker(gctx, i); err != nil {
 			return err
 		}
+		workers[i].at = from.Clone().Positions
 	}
 	for _, w := range workers {
 		g.Go(func() error { return w.run(gctx) })
@@ -213,6 +214,9 @@ type worker struct {
 	lazy      map[int]uint64
 	lazyCount int
 	committed time.Time // when the last commit was sent
+	// Of a consumer with work: at is how far each partition has come, as its checkpoint will say.
+	work millrace.Work
+	at   []uint64
 }
 
 func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
@@ -238,12 +242,25 @@ func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
 func (w *worker) run(ctx context.Context) error {
 	w.alarm(len(w.parked))
 	defer func() { w.alarm(-len(w.parked)) }()
+	var wake <-chan struct{}
+	if w.r.c.Work != nil {
+		w.work = w.r.c.Work()
+		defer w.work.End()
+		var err error
+		if wake, err = w.work.Begin(ctx, w.own(), func(s millrace.Stream) bool { return w.parked[s] }); err != nil {
+			return err
+		}
+	}
 	idle := time.NewTicker(w.r.o.Lazy)
 	defer idle.Stop()
 	for {
 		select {
 		case events := <-w.in:
 			if err := w.handle(ctx, events); err != nil {
+				return err
+			}
+		case <-wake:
+			if err := w.turn(ctx); err != nil {
 				return err
 			}
 		case <-idle.C:
@@ -274,6 +291,7 @@ func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
 	if err == nil {
 		err = w.commit(ctx, taken)
 	}
+	err = w.undo(err)
 	// Fenced: the documents are another owner's, or those of an earlier time. Taken one by one, the events would be counted
 	// twice.
 	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrFenced) {
@@ -403,10 +421,11 @@ func (e *handlerError) Unwrap() error { return e.err }
 // try handles events and commits what comes of them, all or nothing.
 func (w *worker) try(ctx context.Context, events []millrace.Recorded) error {
 	w.begin()
-	if err := w.apply(ctx, events); err != nil {
-		return err
+	err := w.apply(ctx, events)
+	if err == nil {
+		err = w.commit(ctx, [][]millrace.Recorded{events})
 	}
-	return w.commit(ctx, [][]millrace.Recorded{events})
+	return w.undo(err)
 }
 
 // begin forgets what an earlier attempt left.
@@ -459,7 +478,11 @@ func (w *worker) call(ctx context.Context, v *views, e *millrace.Recorded) (err 
 	if _, err := w.r.registry.Body(e); err != nil {
 		return &handlerError{err}
 	}
-	if err := w.r.c.Handle(ctx, v, e); err != nil {
+	handle := w.r.c.Handle
+	if w.work != nil {
+		handle = w.work.Handle
+	}
+	if err := handle(ctx, v, e); err != nil {
 		// A document that could not be read is the store's trouble.
 		for _, d := range v.order {
 			if d.err != nil {
@@ -474,7 +497,10 @@ func (w *worker) call(ctx context.Context, v *views, e *millrace.Recorded) (err 
 // commit writes the documents and the checkpoints of all partitions in events. A checkpoint alone is only moved in
 // memory, for those who wait for it, and written with the next documents or a little later.
 func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error {
-	last := make(map[int]uint64, len(w.views))
+	last, err := w.settle(ctx)
+	if err != nil {
+		return err
+	}
 	for _, events := range taken {
 		for i := range events {
 			last[events[i].Partition] = events[i].Position
@@ -488,7 +514,6 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 		}
 		b := w.batch(p, position)
 		if v := w.views[p]; v != nil {
-			var err error
 			if b.Puts, err = v.puts(); err != nil {
 				return err
 			}
@@ -510,6 +535,12 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 	for _, v := range w.views {
 		if v != nil && len(v.order) > 0 {
 			v.settle()
+		}
+	}
+	if w.work != nil {
+		w.work.Committed()
+		for p, position := range last {
+			w.at[p] = position
 		}
 	}
 	for _, events := range taken {

@@ -1,0 +1,200 @@
+package process
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// instance is an instance at work: within one commit, whatever comes for it is applied to the same one.
+type instance struct {
+	w         *work
+	partition int
+	doc       *millrace.Instance
+	state     any
+	before    []millrace.Timer // that were pending when it was loaded
+	isNew     bool
+}
+
+// load finds the instance of a stream among those at work or in the documents; nil where there is none and none is to begin.
+func (w *work) load(v millrace.Views, partition int, s millrace.Stream, begin bool) (*instance, error) {
+	if i := w.at[s]; i != nil {
+		return i, nil
+	}
+	doc, err := millrace.InstancesTable.Get(v, string(s))
+	if err != nil {
+		return nil, err
+	}
+	i := &instance{w: w, partition: partition, doc: doc}
+	switch {
+	case doc != nil:
+		i.before = slices.Clone(doc.Timers)
+		if i.state, err = w.m.p.DecodeState(doc.Data); err != nil {
+			return nil, fmt.Errorf("the state of the instance of %s cannot be read: %w", s, err)
+		}
+	case !begin:
+		return nil, nil //nolint:nilnil // as said
+	default:
+		i.doc, i.state, i.isNew = &millrace.Instance{Stream: s}, w.m.p.Initial(s), true
+	}
+	w.at[s] = i
+	w.order = append(w.order, i)
+	return i, nil
+}
+
+// apply applies one input and what the process wants after it. cause is the input's id.
+func (i *instance) apply(in *millrace.Input, cause string) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	p := i.w.m.p
+	i.state = p.Evolve(i.state, in)
+	want, err := p.React(i.state)
+	if err != nil {
+		return err
+	}
+	d := i.doc
+	if d.UpdatedAt = i.w.m.o.Now().UTC(); d.State != want.State {
+		d.State, d.SinceAt = want.State, d.UpdatedAt
+	}
+	d.Waits, d.Key, d.Done = want.Waits, want.Key, want.Done
+	i.setTimers(want.Timers)
+	for _, s := range want.Steps {
+		if err := i.take(s, cause); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take notes a step that was not taken before, and has its command sent before the commit.
+func (i *instance) take(s millrace.Step, cause string) error {
+	if i.step(s.Name) != nil {
+		return nil
+	}
+	if len(i.doc.Steps) >= millrace.MaxSteps {
+		return fmt.Errorf("more than %d steps", millrace.MaxSteps)
+	}
+	name, data, err := i.w.m.registry.EncodeCommand(s.Command)
+	if err != nil {
+		return fmt.Errorf("step %s: %w", s.Name, err)
+	}
+	i.doc.Steps = append(i.doc.Steps, millrace.InstanceStep{
+		Name: s.Name, Stream: s.Stream, Status: millrace.StatusAccepted.String(), Type: name, Data: data, CausationID: cause,
+	})
+	c := i.command(&i.doc.Steps[len(i.doc.Steps)-1])
+	c.Body = s.Command
+	i.w.queue = append(i.w.queue, sending{stream: i.doc.Stream, step: s.Name, command: c})
+	return nil
+}
+
+func (i *instance) step(name string) *millrace.InstanceStep {
+	for n := range i.doc.Steps {
+		if i.doc.Steps[n].Name == name {
+			return &i.doc.Steps[n]
+		}
+	}
+	return nil
+}
+
+// command is the command of a step that is pending.
+func (i *instance) command(s *millrace.InstanceStep) millrace.Command {
+	id := millrace.StepID(i.w.m.p.Name, i.doc.Stream, s.Name)
+	if i.w.m.freshID != nil {
+		id = i.w.m.freshID()
+	}
+	return millrace.Command{
+		ID: id, Stream: s.Stream, Type: s.Type, Data: s.Data,
+		CorrelationID: i.doc.CorrelationID, CausationID: s.CausationID, Source: "process " + i.w.m.p.Name,
+	}
+}
+
+// outcome applies the outcome of a step, once.
+func (i *instance) outcome(step string, o *millrace.Outcome) error {
+	s := i.step(step)
+	if s == nil || s.Status != millrace.StatusAccepted.String() {
+		return nil
+	}
+	s.Status, s.Type, s.Data, s.CausationID = o.Status.String(), "", nil, ""
+	switch {
+	case o.Refusal != nil:
+		s.Code = o.Refusal.Code
+	case o.Failure != nil:
+		s.Code = o.Failure.Reason
+	}
+	return i.apply(&millrace.Input{At: o.Time, Step: step, Outcome: o}, o.CommandID)
+}
+
+// fire has a timer fire that is pending for that time.
+func (i *instance) fire(name string, at time.Time) error {
+	n := slices.IndexFunc(i.doc.Timers, func(t millrace.Timer) bool { return t.Name == name && t.At.Equal(at) })
+	if n < 0 {
+		return nil
+	}
+	i.doc.Fired = append(i.doc.Fired, i.doc.Timers[n])
+	i.doc.Timers = slices.Delete(i.doc.Timers, n, n+1)
+	return i.apply(&millrace.Input{At: at, Timer: name}, timerID(i.doc.Stream, name))
+}
+
+// setTimers has those be pending that the process wants and that have not fired.
+func (i *instance) setTimers(want []millrace.Timer) {
+	var pending, fired []millrace.Timer
+	for _, t := range want {
+		t.At = t.At.UTC().Round(0)
+		if slices.ContainsFunc(i.doc.Fired, func(f millrace.Timer) bool { return f.Name == t.Name && f.At.Equal(t.At) }) {
+			fired = append(fired, t)
+		} else {
+			pending = append(pending, t)
+		}
+	}
+	i.doc.Timers, i.doc.Fired = pending, fired
+}
+
+// stop keeps an instance from going on: its process has broken its contract. What it has sent stays sent.
+func (i *instance) stop(err error) {
+	i.doc.Failed = err.Error()
+	i.w.m.o.Logger.Error("an instance has stopped", "process", i.w.m.p.Name, "stream", i.doc.Stream, "error", err)
+	i.w.m.o.Observer.Stopped(i.w.m.p.Name)
+}
+
+// save writes the documents of the instance and of its timers.
+func (i *instance) save(v millrace.Views) error {
+	switch data, err := i.w.m.p.EncodeState(i.state); {
+	case err == nil:
+		i.doc.Data = data
+	case i.isNew:
+		return err
+	default:
+		i.stop(err)
+	}
+	for _, t := range i.before {
+		if !slices.ContainsFunc(i.doc.Timers, func(o millrace.Timer) bool { return o.Name == t.Name }) {
+			millrace.TimersTable.Delete(v, timerID(i.doc.Stream, t.Name))
+		}
+	}
+	for _, t := range i.doc.Timers {
+		due := &millrace.DueTimer{Stream: i.doc.Stream, Name: t.Name, At: t.At, NextAt: t.At}
+		n := slices.IndexFunc(i.before, func(o millrace.Timer) bool { return o.Name == t.Name })
+		switch {
+		case n < 0:
+			millrace.TimersTable.Insert(v, timerID(i.doc.Stream, t.Name), due)
+		case !i.before[n].At.Equal(t.At):
+			millrace.TimersTable.Put(v, timerID(i.doc.Stream, t.Name), due)
+		default:
+			continue
+		}
+		i.w.expect(i.partition, t.At)
+	}
+	if i.isNew {
+		millrace.InstancesTable.Insert(v, string(i.doc.Stream), i.doc)
+	} else {
+		millrace.InstancesTable.Put(v, string(i.doc.Stream), i.doc)
+	}
+	return nil
+}
+
+func timerID(s millrace.Stream, name string) string { return string(s) + "/" + name }

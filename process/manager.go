@@ -1,0 +1,91 @@
+package process
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// Options of New; nil is fine.
+type Options struct {
+	// Observer is told what happens. Defaults to nobody.
+	Observer Observer
+	// Logger gets instances that stop and commands that are not accepted for a while. Defaults to nothing.
+	Logger *slog.Logger
+	// Now is the clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// Observer is told what processes do. It must be quick and is called by several goroutines.
+type Observer interface {
+	// Sent: so many commands were accepted.
+	Sent(process string, commands int)
+	// Fired: a timer fired, so long after it was due.
+	Fired(process string, late time.Duration)
+	// Stopped: an instance has stopped, because its process broke its contract.
+	Stopped(process string)
+}
+
+type nobody struct{}
+
+func (nobody) Sent(string, int)            {}
+func (nobody) Fired(string, time.Duration) {}
+func (nobody) Stopped(string)              {}
+
+const (
+	// lookEvery is how often the clock is compared with the timer that is due next: a clock that jumps is noticed so late.
+	lookEvery = 100 * time.Millisecond
+	// maxTurn bounds the outcomes that one commit takes, and the timers that fire in it in each partition: after a long
+	// pause, what fell due meanwhile is paced by commits, and events come in between.
+	maxTurn = 512
+	// maxRounds bounds how often instances react to outcomes that are known at once within one commit. What takes more sends
+	// commands in a circle.
+	maxRounds = 64
+	// maxWaiters is how many outcomes are awaited at a time; those behind have mostly come when it is their turn.
+	maxWaiters = 256
+	// postponed is how long a timer waits again whose instance must not be touched.
+	postponed = 30 * time.Second
+	// firstRetry and lastRetry bound the pause before commands are sent again that were not accepted.
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 2 * time.Second
+)
+
+// Manager runs the instances of one process.
+type Manager struct {
+	o        Options
+	p        *millrace.ProcessManager
+	store    *millrace.Store
+	registry *millrace.Registry
+	intake   millrace.Intake
+	freshID  func() string // for the test that shows why ids follow from steps
+}
+
+// New makes a manager. Its commands go to intake.
+func New(store *millrace.Store, registry *millrace.Registry, intake millrace.Intake, p *millrace.ProcessManager, opts *Options) *Manager {
+	m := &Manager{p: p, store: store, registry: registry, intake: intake}
+	if opts != nil {
+		m.o = *opts
+	}
+	if m.o.Observer == nil {
+		m.o.Observer = nobody{}
+	}
+	if m.o.Logger == nil {
+		m.o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if m.o.Now == nil {
+		m.o.Now = time.Now //nolint:forbidigo // the default of what is injected
+	}
+	return m
+}
+
+// Consumer is the manager as a consumer of the feed, to be run like all others.
+func (m *Manager) Consumer() millrace.Consumer {
+	return millrace.Consumer{
+		Name: m.p.Name, Categories: []string{m.p.Category}, Effects: true,
+		Work: func() millrace.Work { return newWork(m) },
+	}
+}
+
+// collection names the documents of a table of the process.
+func (m *Manager) collection(t *millrace.Table) string { return m.p.Name + "." + t.Name }

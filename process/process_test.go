@@ -1,0 +1,285 @@
+package process_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/process"
+)
+
+// Jobs take from shelves in other partitions; where one is empty, everything taken is given back.
+func TestJobs(t *testing.T) {
+	w := start(t, worldOptions{})
+	filled := map[string]int{"a": 30, "b": 20, "c": 10}
+	for shelf, n := range filled {
+		w.fill(shelf, n)
+	}
+	started := map[string][]string{}
+	for n := range 40 {
+		name := fmt.Sprint("j", n)
+		started[name] = [][]string{{"a", "b"}, {"a", "b", "c"}, {"c"}, {}}[n%4]
+		w.job(name, time.Time{}, started[name]...)
+	}
+	finished := 0
+	for name := range started {
+		i := w.until(name, done)
+		if i.Failed != "" || i.Pending() != 0 {
+			t.Errorf("%+v", i)
+		}
+		if i.State == "finished" {
+			finished++
+		}
+	}
+	if finished < 20 || finished == 40 {
+		t.Errorf("%d jobs were finished", finished)
+	}
+	w.balance(filled, started)
+	w.mustStop()
+}
+
+// slow is an intake that hands commands for one stream on when the gate is open; until then their outcomes are awaited.
+type slow struct {
+	millrace.Intake
+	stream millrace.Stream
+	gate   chan struct{}
+}
+
+func (s *slow) AcceptAll(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
+	out := make([]millrace.Accepted, len(cs))
+	for i, c := range cs {
+		if c.Stream != s.stream {
+			out[i] = s.Intake.AcceptAll(ctx, cs[i:i+1])[0]
+			continue
+		}
+		out[i].Receipt = millrace.NewPendingReceipt(c.ID, c.Stream, false, waiter(func(ctx context.Context) (o millrace.Outcome, err error) {
+			select {
+			case <-s.gate:
+			case <-ctx.Done():
+				return o, ctx.Err()
+			}
+			r, err := s.Accept(ctx, c)
+			if err != nil {
+				return o, err
+			}
+			return r.Wait(ctx)
+		}))
+	}
+	return out
+}
+
+type waiter func(ctx context.Context) (millrace.Outcome, error)
+
+func (w waiter) Await(ctx context.Context) (millrace.Outcome, error) { return w(ctx) }
+
+func newSlow(shelf string) (*slow, func(millrace.Intake) millrace.Intake) {
+	s := &slow{stream: millrace.NewStream("shelf", shelf), gate: make(chan struct{})}
+	return s, func(i millrace.Intake) millrace.Intake {
+		s.Intake = i
+		return s
+	}
+}
+
+// A job waits longer than it may: its timer fires, and what was taken is given back, also what comes late. The timer fires not a
+// moment early, and where the clock jumps, when the clock says so.
+func TestTimerFires(t *testing.T) {
+	for _, jump := range []time.Duration{0, 50 * time.Minute, -time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			var off atomic.Int64
+			now := func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+			slow, hold := newSlow("b")
+			w := start(t, worldOptions{intake: hold, now: now})
+			w.fill("a", 1)
+			w.fill("b", 1)
+			w.job("j", now().Add(time.Hour), "a", "b")
+			synctest.Wait()
+			off.Store(int64(jump))
+			<-time.After(time.Hour - jump - time.Millisecond)
+			synctest.Wait()
+			if i := w.instance("j"); i.State != "taking" || len(i.Timers) != 1 || i.Pending() != 1 {
+				t.Errorf("jump %s: before its time: %+v", jump, i)
+			}
+			<-time.After(time.Millisecond + process.LookEvery)
+			synctest.Wait()
+			if i := w.instance("j"); i.State != "giving back" || len(i.Timers) != 0 {
+				t.Errorf("jump %s: after its time: %+v", jump, i)
+			}
+			off.Store(int64(jump - 3*time.Hour)) // it does not fire again
+			<-time.After(4 * time.Hour)
+			close(slow.gate)
+			i := w.until("j", done)
+			if i.State != "failed" || len(i.Fired) != 0 || len(i.Steps) != 5 {
+				t.Errorf("jump %s: %+v", jump, i)
+			}
+			w.balance(map[string]int{"a": 1, "b": 1}, map[string][]string{"j": {"a", "b"}})
+			w.mustStop()
+		})
+	}
+}
+
+// A timer that is not wanted any more has no effect, and leaves nothing behind.
+func TestTimerCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, worldOptions{})
+		w.fill("a", 1)
+		w.job("j", time.Now().Add(time.Hour), "a")
+		before := w.until("j", done)
+		<-time.After(2 * time.Hour)
+		synctest.Wait()
+		if d := cmp.Diff(before, w.instance("j")); d != "" || before.State != "finished" {
+			t.Errorf("%+v\n%s", before, d)
+		}
+		for d := range w.s.Documents(t.Context(), millrace.Query{Collection: "jobs.timers", Index: -1, Partition: -1}) {
+			t.Errorf("left: %s", d.Data)
+		}
+		w.mustStop()
+	})
+}
+
+// What fell due while nothing ran fires after the start, and outcomes that were awaited then are asked for again.
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := vfs.NewMem()
+		_, hold := newSlow("b")
+		w := start(t, worldOptions{fs: fs, intake: hold})
+		w.fill("a", 2)
+		w.fill("b", 1)
+		w.job("late", time.Now().Add(time.Hour), "a", "b")
+		w.job("patient", time.Time{}, "a", "b")
+		synctest.Wait()
+		w.mustStop()
+		<-time.After(2 * time.Hour)
+		w = start(t, worldOptions{fs: fs})
+		states := []string{w.until("late", done).State, w.until("patient", done).State}
+		// Whichever took from b: the other one has given back.
+		if states[0] != "failed" {
+			t.Errorf("the job that was too late is %s", states[0])
+		}
+		w.balance(map[string]int{"a": 2, "b": 1}, map[string][]string{"late": {"a", "b"}, "patient": {"a", "b"}})
+		w.mustStop()
+	})
+}
+
+// A job is cancelled while it takes: what is taken then, and what comes later, is given back.
+func TestCancelInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, hold := newSlow("b")
+		w := start(t, worldOptions{intake: hold})
+		w.fill("a", 1)
+		w.fill("b", 1)
+		w.job("j", time.Time{}, "a", "b")
+		synctest.Wait()
+		w.send("cancel", "job-j", &CancelJob{})
+		synctest.Wait()
+		if i := w.instance("j"); i.State != "giving back" || i.Waits != "1 shelves" {
+			t.Errorf("%+v", i)
+		}
+		close(slow.gate)
+		if i := w.until("j", done); i.State != "failed" {
+			t.Errorf("%+v", i)
+		}
+		w.balance(map[string]int{"a": 1, "b": 1}, map[string][]string{"j": {"a", "b"}})
+		w.mustStop()
+	})
+}
+
+// Intake refuses for a while, for reasons that pass: the process waits with it, and nothing is lost or sent twice.
+func TestIntakeIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		w := start(t, worldOptions{intake: func(i millrace.Intake) millrace.Intake {
+			return intakeFunc(func(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
+				if k := n.Add(1); k <= 5 {
+					out := make([]millrace.Accepted, len(cs))
+					for i := range out {
+						out[i].Err = []error{&millrace.OverloadError{What: "queue"}, millrace.ErrFull, millrace.ErrUnavailable}[int(k)%3]
+					}
+					return out
+				}
+				return i.AcceptAll(ctx, cs)
+			})
+		}})
+		w.fill("a", 1)
+		w.job("j", time.Time{}, "a")
+		if i := w.until("j", done); i.State != "finished" {
+			t.Errorf("%+v", i)
+		}
+		w.balance(map[string]int{"a": 1}, map[string][]string{"j": {"a"}})
+		w.mustStop()
+	})
+}
+
+type intakeFunc func(ctx context.Context, cs []millrace.Command) []millrace.Accepted
+
+func (f intakeFunc) AcceptAll(ctx context.Context, cs []millrace.Command) []millrace.Accepted {
+	return f(ctx, cs)
+}
+func (f intakeFunc) Accept(ctx context.Context, c millrace.Command) (*millrace.Receipt, error) {
+	a := f(ctx, []millrace.Command{c})[0]
+	return a.Receipt, a.Err
+}
+
+// A process that breaks its contract stops for the instance at hand, whatever the input was; all others go on.
+func TestFaultyProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var circles atomic.Int64
+		p := process1()
+		evolve, react := p.Evolve, p.React
+		p.Evolve = func(s doing, in *millrace.Input) doing {
+			if s.Job == "event" || s.Job == "outcome" && in.Outcome != nil || s.Job == "timer" && in.Timer != "" {
+				panic("no")
+			}
+			return evolve(s, in)
+		}
+		p.React = func(s doing) millrace.Reaction {
+			r := react(s)
+			switch s.Job {
+			case "circle":
+				r.Steps = append(r.Steps, millrace.Step{Name: fmt.Sprint("again", circles.Add(1)), Stream: "shelf-a", Command: &FillShelf{0}})
+			case "unknown":
+				r.Steps = append(r.Steps, millrace.Step{Name: "x", Stream: "shelf-a", Command: &struct{}{}})
+			case "reused":
+				r.Steps = append(r.Steps, millrace.Step{Name: "x", Stream: "shelf-a", Command: &FillShelf{0}})
+			}
+			return r
+		}
+		_, hold := newSlow("b")
+		w := start(t, worldOptions{process: p, intake: hold})
+		w.fill("a", 100)
+		w.send(millrace.StepID("jobs", "job-reused", "x"), "shelf-c", &FillShelf{1}) // somebody else has taken the id
+		w.job("event", time.Time{}, "a")
+		w.job("unknown", time.Time{}, "a")
+		w.job("outcome", time.Time{}, "a")
+		w.job("timer", time.Now().Add(time.Minute), "a", "b")
+		w.job("reused", time.Time{}, "a")
+		w.job("circle", time.Time{}, "a", "b")
+		w.job("good", time.Time{}, "a")
+		if i := w.until("good", done); i.State != "finished" {
+			t.Errorf("%+v", i)
+		}
+		for _, job := range []string{"outcome", "reused", "timer", "circle"} {
+			if i := w.until(job, func(i *millrace.Instance) bool { return i.Failed != "" }); i.Done {
+				t.Errorf("%+v", i)
+			}
+		}
+		// Where an event is at fault it waits with all that follow, as for every consumer. So do the events that come for an
+		// instance that has stopped: this one had finished its job already.
+		var parked []string
+		for d := range w.s.Documents(t.Context(), millrace.Query{Collection: "jobs.parked", Index: -1, Partition: -1}) {
+			parked = append(parked, d.ID)
+		}
+		slices.Sort(parked)
+		if d := cmp.Diff([]string{"job-event", "job-reused", "job-unknown"}, parked); d != "" {
+			t.Error(d)
+		}
+		w.mustStop()
+	})
+}

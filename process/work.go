@@ -1,0 +1,249 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// work is the instances of a worker's partitions. It implements millrace.Work.
+type work struct {
+	m          *Manager
+	partitions []int
+	parked     func(millrace.Stream) bool
+	wake       chan struct{}
+	cancel     context.CancelFunc
+	ended      sync.WaitGroup
+
+	// Of the commit at hand: the instances, the commands that are to be sent before it, and those that were sent and whose
+	// outcomes are not known.
+	at    map[millrace.Stream]*instance
+	order []*instance
+	queue []sending
+	sent  []awaited
+
+	// due is, by partition, when to look for timers next; next is the least of them.
+	due  map[int]time.Time
+	next atomic.Int64
+	// resume is, by partition, up to where instances were found that had waited for outcomes in an earlier life; nil where
+	// all were.
+	resume   map[int]*millrace.Place
+	recalled bool // some were by the commit at hand
+
+	outcomes outcomes
+}
+
+// sending is a command on its way.
+type sending struct {
+	stream  millrace.Stream // of the instance
+	step    string
+	command millrace.Command
+}
+
+func newWork(m *Manager) *work {
+	return &work{m: m, wake: make(chan struct{}, 1), at: map[millrace.Stream]*instance{}, due: map[int]time.Time{}, resume: map[int]*millrace.Place{}}
+}
+
+// Begin implements millrace.Work.
+func (w *work) Begin(ctx context.Context, partitions []int, parked func(millrace.Stream) bool) (<-chan struct{}, error) {
+	w.partitions, w.parked = partitions, parked
+	for _, p := range partitions {
+		w.due[p] = time.Time{}
+		w.resume[p] = &millrace.Place{}
+	}
+	ctx, w.cancel = context.WithCancel(ctx)
+	w.outcomes.init(ctx, w.signal)
+	w.ended.Go(func() { w.watch(ctx) })
+	w.signal()
+	return w.wake, nil
+}
+
+// End implements millrace.Work.
+func (w *work) End() {
+	if w.cancel != nil {
+		w.cancel()
+	}
+	w.ended.Wait()
+	w.outcomes.wait.Wait()
+}
+
+func (w *work) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Handle implements millrace.Work.
+func (w *work) Handle(_ context.Context, v millrace.Views, e *millrace.Recorded) error {
+	i, err := w.load(v, e.Partition, e.Stream, true)
+	if err != nil {
+		return err
+	}
+	switch d := i.doc; {
+	case e.Version <= d.Version:
+		return nil // it comes again
+	case d.Failed != "":
+		return fmt.Errorf("the instance has stopped: %s", d.Failed)
+	case d.Version == 0:
+		d.BeganAt, d.CorrelationID = e.Time, e.CorrelationID
+	}
+	i.doc.Version = e.Version
+	return i.apply(&millrace.Input{At: e.Time, Event: e.Body, Version: e.Version}, e.ID())
+}
+
+// Turn implements millrace.Work.
+func (w *work) Turn(ctx context.Context, views func(int) millrace.Views) error {
+	more := false
+	for _, p := range w.partitions {
+		again, err := w.recall(ctx, p)
+		if err != nil {
+			return err
+		}
+		more = more || again
+	}
+	for _, a := range w.outcomes.take(maxTurn) {
+		p := a.stream.Partition(w.m.store.Partitions())
+		if w.parked(a.stream) {
+			continue // the command's outcome is asked for again when the stream is free
+		}
+		i, err := w.load(views(p), p, a.stream, false)
+		if err != nil {
+			return err
+		}
+		if i == nil || i.doc.Failed != "" {
+			continue
+		}
+		if err := i.outcome(a.step, &a.outcome); err != nil {
+			i.stop(err)
+		}
+	}
+	now := w.m.o.Now()
+	for _, p := range w.partitions {
+		if w.due[p].After(now) {
+			continue
+		}
+		if err := w.fire(ctx, views(p), p, now); err != nil {
+			return err
+		}
+	}
+	if more || w.outcomes.any() {
+		w.signal()
+	}
+	return nil
+}
+
+// Settle implements millrace.Work.
+func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error {
+	for round := 0; len(w.queue) > 0; round++ {
+		sent := w.queue
+		w.queue = nil
+		receipts, err := w.accept(ctx, sent)
+		if err != nil {
+			return err
+		}
+		for n, s := range sent {
+			i := w.at[s.stream]
+			switch r := receipts[n]; {
+			case i == nil: // recalled: its instance is not at work
+				w.sent = append(w.sent, awaited{s.stream, s.step, r.Receipt})
+			case i.doc.Failed != "":
+			case r.Err != nil:
+				i.stop(fmt.Errorf("step %s: %w", s.step, r.Err))
+			case round+1 == maxRounds:
+				i.stop(fmt.Errorf("it sent commands in %d rounds and did not come to rest", maxRounds))
+			default:
+				if o, err := r.Receipt.Wait(already); err != nil {
+					w.sent = append(w.sent, awaited{s.stream, s.step, r.Receipt})
+				} else if err := i.outcome(s.step, &o); err != nil {
+					i.stop(err)
+				}
+			}
+		}
+	}
+	for _, i := range w.order {
+		if err := i.save(views(i.partition)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// already is a context for those who want to know what is known.
+var already = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// accept sends commands until each is accepted, or never will be: what is full or away gets free again, and until then the
+// process waits with it.
+func (w *work) accept(ctx context.Context, sent []sending) ([]millrace.Accepted, error) {
+	out := make([]millrace.Accepted, len(sent))
+	rest := make([]int, len(sent))
+	for n := range sent {
+		rest[n] = n
+	}
+	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		cs := make([]millrace.Command, len(rest))
+		for k, n := range rest {
+			cs[k] = sent[n].command
+		}
+		var again []int
+		var why error
+		for k, a := range w.m.intake.AcceptAll(ctx, cs) {
+			if out[rest[k]] = a; passes(a.Err) {
+				again, why = append(again, rest[k]), a.Err
+			}
+		}
+		w.m.o.Observer.Sent(w.m.p.Name, len(rest)-len(again))
+		if rest = again; len(rest) == 0 {
+			return out, nil
+		}
+		if ctx.Err() != nil || errors.Is(why, millrace.ErrClosed) || errors.Is(why, millrace.ErrFailed) {
+			return nil, why
+		}
+		w.m.o.Logger.Warn("commands of a process are not accepted, trying again", "process", w.m.p.Name, "commands", len(rest), "error", why)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// passes says whether an error of Accept is not the command's own.
+func passes(err error) bool {
+	return err != nil && !errors.Is(err, millrace.ErrInvalid) && !errors.Is(err, millrace.ErrKeyReused)
+}
+
+// Committed implements millrace.Work.
+func (w *work) Committed() {
+	w.outcomes.await(w.sent)
+	w.outcomes.taken = nil
+	w.forget()
+}
+
+// Undone implements millrace.Work.
+func (w *work) Undone() {
+	w.outcomes.giveBack()
+	for _, p := range w.partitions {
+		w.expect(p, time.Time{}) // timers may have fired in vain
+		if w.recalled {
+			w.resume[p] = &millrace.Place{}
+		}
+	}
+	w.forget()
+}
+
+func (w *work) forget() {
+	clear(w.at)
+	w.order, w.queue, w.sent, w.recalled = nil, nil, nil, false
+}

@@ -23,6 +23,7 @@ type Instance struct {
 	// CorrelationID is that of the event which began it, and goes on with every command.
 	CorrelationID string         `json:"correlation_id"`
 	Steps         []InstanceStep `json:"steps,omitempty"`
+	Calls         []InstanceCall `json:"calls,omitempty"`
 	Timers        []Timer        `json:"timers,omitempty"`
 	// Fired are timers that the process still wants and that have fired.
 	Fired []Timer        `json:"fired,omitempty"`
@@ -43,9 +44,32 @@ type InstanceStep struct {
 	CausationID string `json:"causation_id,omitempty"`
 }
 
-// Pending counts the steps whose outcomes are not known yet.
+// InstanceCall is a call of an instance.
+type InstanceCall struct {
+	Name    string         `json:"name"`
+	Request jsonx.RawValue `json:"request"`
+	BeganAt time.Time      `json:"began_at"`
+	// DoneAt is when it was answered; zero until then. CancelledAt is when the process gave it up before that.
+	DoneAt      time.Time      `json:"done_at,omitzero"`
+	CancelledAt time.Time      `json:"cancelled_at,omitzero"`
+	Result      jsonx.RawValue `json:"result,omitempty"`
+	// Attempts counts those that failed, Error is the last one's, and NextAt is when the next one is due.
+	Attempts int       `json:"attempts"`
+	Error    string    `json:"error,omitempty"`
+	NextAt   time.Time `json:"next_at,omitzero"`
+}
+
+// Waits says whether the call is to be made still.
+func (c *InstanceCall) Waits() bool { return c.DoneAt.IsZero() && c.CancelledAt.IsZero() }
+
+// Pending counts the steps whose outcomes are not known yet, and the calls that are not answered.
 func (i *Instance) Pending() int {
 	n := 0
+	for k := range i.Calls {
+		if i.Calls[k].Waits() {
+			n++
+		}
+	}
 	for _, s := range i.Steps {
 		if s.Status == StatusAccepted.String() {
 			n++
@@ -58,7 +82,7 @@ func (i *Instance) Pending() int {
 const (
 	InstancesByState = iota // state and time of the last change
 	InstancesByKey          // business key
-	InstancesPending        // stream; of those that wait for an outcome
+	InstancesPending        // stream; of those that wait for an outcome or an answer
 )
 
 // InstancesTable holds a process's instances, by stream.

@@ -15,18 +15,20 @@ const (
 	MaxStepName    = 24
 	// MaxSteps bounds the commands that an instance sends in its life: an order of the most lines reserves and releases each.
 	MaxSteps = 4096
-	// MaxTimers bounds the timers of an instance.
+	// MaxTimers and MaxCalls bound the timers and the calls of an instance.
 	MaxTimers = 64
+	MaxCalls  = 256
 )
 
 // Process is the declaration of a process manager: what is to happen after an event, over time and over several streams. An
 // instance belongs to one stream of the category. It follows that stream's events, the outcomes of the commands that it has
-// sent, wherever these went, and its own timers; what another stream has to tell it comes as a command to its stream.
+// sent, wherever these went, the results of its calls, and its own timers; what another stream has to tell it comes as a
+// command to its stream.
 //
 // The functions are pure, as those of a [Domain] are. React is called after each input with the state that Evolve made, and
 // says what is to have been done by then. It does not matter how often it says so: a step is sent once, under an id that is
-// made of the process, the stream and the step's name, and a timer fires once. To do a thing again is another step with
-// another name.
+// made of the process, the stream and the step's name, a call is made until it is answered, and a timer fires once. To do a
+// thing again is another step with another name.
 type Process[S any] struct {
 	Name     string
 	Category string
@@ -37,9 +39,9 @@ type Process[S any] struct {
 	React  func(state S) Reaction
 }
 
-// Input is one thing that a process hears of: an event of its stream, the outcome of a step, or a timer.
+// Input is one thing that a process hears of: an event of its stream, the outcome of a step, the result of a call, or a timer.
 type Input struct {
-	// At is when it happened: the event's or the outcome's time, or when the timer was due.
+	// At is when it happened: the event's or the outcome's time, when the call was answered, or when the timer was due.
 	At time.Time
 	// Event is the decoded body of an event, and Version the stream's version with it.
 	Event   any
@@ -47,6 +49,9 @@ type Input struct {
 	// Step names the step of an outcome.
 	Step    string
 	Outcome *Outcome
+	// Call names the call that was answered, and Result is the answer: JSON, or empty.
+	Call   string
+	Result []byte
 	// Timer names the timer that fired.
 	Timer string
 }
@@ -65,6 +70,9 @@ type Reaction struct {
 	// Timers are all that are to be pending, by name. One that is left out is cancelled, one that has another time is moved;
 	// one that has fired does not fire again for the same time.
 	Timers []Timer
+	// Calls are to have been made, by name. One that was not answered yet and is left out is made no more, but for the attempt
+	// that is under way, whose answer comes all the same.
+	Calls []Call
 	// Done says that nothing is to come any more. Further inputs are taken all the same.
 	Done bool
 }
@@ -76,13 +84,31 @@ type Step struct {
 	Command any // a pointer to the type that the registry has for it
 }
 
+// Call is something that a process wants of the world outside, a payment or a mail: it is made by who runs the process, again
+// and again until there is an answer, each time under the same id. A no is an answer too.
+type Call struct {
+	Name    string // unique within the instance
+	Request any    // becomes JSON
+}
+
+// CallRequest is one attempt at a call.
+type CallRequest struct {
+	// ID is the same for every attempt, also after a crash: an idempotency key. See [StepID].
+	ID            string
+	Process, Name string
+	Stream        Stream
+	CorrelationID string
+	Attempt       int    // from 1
+	Request       []byte // JSON
+}
+
 // Timer is a point in time that a process waits for.
 type Timer struct {
 	Name string    `json:"name"`
 	At   time.Time `json:"at"`
 }
 
-// StepID is the id of the command of a step: the same however often the step is taken. Ids that begin so are the processes'
+// StepID is the id of the command of a step, or of a call: the same however often the step is taken. Ids that begin so are the processes'
 // own.
 func StepID(process string, s Stream, step string) string {
 	return StepPrefix + process + "/" + string(s) + "/" + step
@@ -135,8 +161,13 @@ func (p *ProcessManager) Evolve(state any, in *Input) any { return p.evolve(stat
 // React says what is wanted in a state. It may panic as Evolve may. A reaction beyond the limits is an error.
 func (p *ProcessManager) React(state any) (Reaction, error) {
 	r := p.react(state)
-	if len(r.Timers) > MaxTimers || len(r.Steps) > MaxSteps {
-		return r, fmt.Errorf("process %s: a reaction has %d steps and %d timers", p.Name, len(r.Steps), len(r.Timers))
+	if len(r.Timers) > MaxTimers || len(r.Steps) > MaxSteps || len(r.Calls) > MaxCalls {
+		return r, fmt.Errorf("process %s: a reaction has %d steps, %d calls and %d timers", p.Name, len(r.Steps), len(r.Calls), len(r.Timers))
+	}
+	for _, c := range r.Calls {
+		if err := ValidateID("call name", c.Name, MaxStepName); err != nil {
+			return r, fmt.Errorf("process %s: %w", p.Name, err)
+		}
 	}
 	for _, s := range r.Steps {
 		if err := ValidateID("step name", s.Name, MaxStepName); err != nil {
@@ -150,6 +181,9 @@ func (p *ProcessManager) React(state any) (Reaction, error) {
 	}
 	return r, nil
 }
+
+// EncodeCall gives the bytes of a call's request.
+func (p *ProcessManager) EncodeCall(c Call) ([]byte, error) { return encodeBody(c.Request) }
 
 // EncodeState and DecodeState turn a state into JSON and back.
 func (p *ProcessManager) EncodeState(state any) ([]byte, error) { return encodeBody(state) }

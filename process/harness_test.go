@@ -284,6 +284,7 @@ func registry(t testing.TB) *millrace.Registry {
 // world is a store with all that runs on it.
 type world struct {
 	t      testing.TB
+	name   string // of the process
 	s      *millrace.Store
 	p      *command.Processor
 	cancel context.CancelFunc
@@ -298,6 +299,8 @@ type worldOptions struct {
 	wrap    func(*millrace.Store) *millrace.Store
 	intake  func(millrace.Intake) millrace.Intake
 	change  func(*process.Manager)
+	manager *millrace.ProcessManager // instead of process
+	options *process.Options
 }
 
 func start(t testing.TB, o worldOptions) *world {
@@ -322,15 +325,21 @@ func start(t testing.TB, o worldOptions) *world {
 	w.p = command.New(s, reg, &command.Options{Paused: o.paused})
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
-	manager, err := o.process.Manager()
-	if err != nil {
-		t.Fatal(err)
+	manager := o.manager
+	if manager == nil {
+		if manager, err = o.process.Manager(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.name = manager.Name
+	if o.options == nil {
+		o.options = &process.Options{Now: o.now}
 	}
 	var intake millrace.Intake = w.p
 	if o.intake != nil {
 		intake = o.intake(intake)
 	}
-	m := process.New(s, reg, intake, manager, &process.Options{Now: o.now})
+	m := process.New(s, reg, intake, manager, o.options)
 	if o.change != nil {
 		o.change(m)
 	}
@@ -394,7 +403,7 @@ func (w *world) job(name string, until time.Time, shelves ...string) {
 func (w *world) instance(job string) *millrace.Instance {
 	w.t.Helper()
 	s := millrace.NewStream("job", job)
-	d, err := w.s.Document(context.Background(), "jobs.instances", s.Partition(w.s.Partitions()), string(s))
+	d, err := w.s.Document(context.Background(), w.name+".instances", s.Partition(w.s.Partitions()), string(s))
 	if errors.Is(err, millrace.ErrNotFound) {
 		return nil
 	}

@@ -63,6 +63,9 @@ func (i *instance) apply(in *millrace.Input, cause string) (err error) {
 	}
 	d.Waits, d.Key, d.Done = want.Waits, want.Key, want.Done
 	i.setTimers(want.Timers)
+	if err := i.setCalls(want.Calls); err != nil {
+		return err
+	}
 	for _, s := range want.Steps {
 		if err := i.take(s, cause); err != nil {
 			return err
@@ -152,6 +155,73 @@ func (i *instance) setTimers(want []millrace.Timer) {
 		}
 	}
 	i.doc.Timers, i.doc.Fired = pending, fired
+}
+
+// setCalls begins the calls that the process wants and that were not begun, and gives up those that it wants no more.
+func (i *instance) setCalls(want []millrace.Call) error {
+	now := i.doc.UpdatedAt
+	for k := range i.doc.Calls {
+		c := &i.doc.Calls[k]
+		if c.Waits() && !slices.ContainsFunc(want, func(w millrace.Call) bool { return w.Name == c.Name }) {
+			c.CancelledAt, c.NextAt = now, time.Time{}
+			i.w.dropped = append(i.w.dropped, millrace.StepID(i.w.m.p.Name, i.doc.Stream, c.Name))
+		}
+	}
+	for _, w := range want {
+		if i.call(w.Name) != nil {
+			continue
+		}
+		if len(i.doc.Calls) >= millrace.MaxCalls {
+			return fmt.Errorf("more than %d calls", millrace.MaxCalls)
+		}
+		data, err := i.w.m.p.EncodeCall(w)
+		if err != nil {
+			return fmt.Errorf("call %s: %w", w.Name, err)
+		}
+		if i.w.m.o.Call == nil {
+			return fmt.Errorf("call %s: nobody makes calls", w.Name)
+		}
+		i.doc.Calls = append(i.doc.Calls, millrace.InstanceCall{Name: w.Name, Request: data, BeganAt: now})
+		i.w.calling = append(i.w.calling, i.attempt(&i.doc.Calls[len(i.doc.Calls)-1]))
+	}
+	return nil
+}
+
+func (i *instance) call(name string) *millrace.InstanceCall {
+	for k := range i.doc.Calls {
+		if i.doc.Calls[k].Name == name {
+			return &i.doc.Calls[k]
+		}
+	}
+	return nil
+}
+
+// attempt is the next attempt at a call.
+func (i *instance) attempt(c *millrace.InstanceCall) *attempt {
+	return &attempt{due: c.NextAt, request: millrace.CallRequest{
+		ID: millrace.StepID(i.w.m.p.Name, i.doc.Stream, c.Name), Process: i.w.m.p.Name, Name: c.Name, Stream: i.doc.Stream,
+		CorrelationID: i.doc.CorrelationID, Attempt: c.Attempts + 1, Request: c.Request,
+	}}
+}
+
+// answered applies what an attempt at a call came to, once.
+func (i *instance) answered(a *attempt) error {
+	c := i.call(a.request.Name)
+	if c == nil || !c.DoneAt.IsZero() {
+		return nil
+	}
+	if a.err == nil {
+		c.DoneAt, c.Result, c.Error, c.NextAt = a.ended.UTC(), a.result, "", time.Time{}
+		return i.apply(&millrace.Input{At: a.ended, Call: c.Name, Result: a.result}, a.request.ID)
+	}
+	c.Attempts, c.Error = a.request.Attempt, a.err.Error()
+	if !c.Waits() {
+		return nil
+	}
+	c.NextAt = a.ended.Add(a.wait(i.w.m.o.Backoff)).UTC()
+	i.doc.UpdatedAt = i.w.m.o.Now().UTC()
+	i.w.calling = append(i.w.calling, i.attempt(c))
+	return nil
 }
 
 // stop keeps an instance from going on: its process has broken its contract. What it has sent stays sent.

@@ -1,7 +1,9 @@
 package process
 
 import (
+	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/millrace-io/millrace"
@@ -9,6 +11,14 @@ import (
 
 // Options of New; nil is fine.
 type Options struct {
+	// Call makes one attempt at a call. An error has it made again later; what is final, a no included, is a result. It is
+	// called by many goroutines. Required of a process that makes calls.
+	Call func(ctx context.Context, c *millrace.CallRequest) (result []byte, err error)
+	// Calls is how many calls are made at a time by one worker. Defaults to 64.
+	Calls int
+	// Backoff is how long a call waits after a failed attempt, from 1; an error may say so itself by a method
+	// RetryAfter() time.Duration. Defaults to 1 s, doubling up to 5 min, each less up to a fifth.
+	Backoff func(attempt int) time.Duration
 	// Observer is told what happens. Defaults to nobody.
 	Observer Observer
 	// Logger gets instances that stop and commands that are not accepted for a while. Defaults to nothing.
@@ -23,15 +33,18 @@ type Observer interface {
 	Sent(process string, commands int)
 	// Fired: a timer fired, so long after it was due.
 	Fired(process string, late time.Duration)
+	// Called: an attempt at a call has ended; err is why it failed.
+	Called(process string, took time.Duration, err error)
 	// Stopped: an instance has stopped, because its process broke its contract.
 	Stopped(process string)
 }
 
 type nobody struct{}
 
-func (nobody) Sent(string, int)            {}
-func (nobody) Fired(string, time.Duration) {}
-func (nobody) Stopped(string)              {}
+func (nobody) Sent(string, int)                    {}
+func (nobody) Fired(string, time.Duration)         {}
+func (nobody) Called(string, time.Duration, error) {}
+func (nobody) Stopped(string)                      {}
 
 const (
 	// lookEvery is how often the clock is compared with the timer that is due next: a clock that jumps is noticed so late.
@@ -67,6 +80,12 @@ func New(store *millrace.Store, registry *millrace.Registry, intake millrace.Int
 	if opts != nil {
 		m.o = *opts
 	}
+	if m.o.Calls == 0 {
+		m.o.Calls = 64
+	}
+	if m.o.Backoff == nil {
+		m.o.Backoff = backoff
+	}
 	if m.o.Observer == nil {
 		m.o.Observer = nobody{}
 	}
@@ -77,6 +96,12 @@ func New(store *millrace.Store, registry *millrace.Registry, intake millrace.Int
 		m.o.Now = time.Now //nolint:forbidigo // the default of what is injected
 	}
 	return m
+}
+
+// backoff is the default of Options.Backoff. Those who failed together do not come back together.
+func backoff(attempt int) time.Duration {
+	d := min(time.Second<<min(attempt-1, 20), 5*time.Minute)
+	return d - time.Duration(rand.Int64N(int64(d/5))) //nolint:gosec // not a secret
 }
 
 // Consumer is the manager as a consumer of the feed, to be run like all others.

@@ -146,6 +146,11 @@ func (w *work) recall(ctx context.Context, partition int) (more bool, err error)
 		place := d.Place(millrace.InstancesPending)
 		w.resume[partition], w.recalled = &place, true
 		i := &instance{w: w, doc: doc}
+		for k := range doc.Calls {
+			if c := &doc.Calls[k]; c.Waits() {
+				w.calling = append(w.calling, i.attempt(c))
+			}
+		}
 		for k := range doc.Steps {
 			if s := &doc.Steps[k]; s.Status == millrace.StatusAccepted.String() {
 				w.queue = append(w.queue, sending{stream: doc.Stream, step: s.Name, command: i.command(s)})

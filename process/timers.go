@@ -16,9 +16,11 @@ func (w *work) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if w.m.o.Now().UnixNano() >= w.next.Load() {
+			now := w.m.o.Now()
+			if now.UnixNano() >= w.next.Load() {
 				w.signal()
 			}
+			w.calls.start(now)
 		}
 	}
 }

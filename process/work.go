@@ -26,6 +26,9 @@ type work struct {
 	order []*instance
 	queue []sending
 	sent  []awaited
+	// calling are the attempts at calls that are to be made after it.
+	calling []*attempt
+	dropped []string // the ids of calls that are not wanted any more
 
 	// due is, by partition, when to look for timers next; next is the least of them.
 	due  map[int]time.Time
@@ -36,6 +39,7 @@ type work struct {
 	recalled bool // some were by the commit at hand
 
 	outcomes outcomes
+	calls    calls
 }
 
 // sending is a command on its way.
@@ -58,6 +62,7 @@ func (w *work) Begin(ctx context.Context, partitions []int, parked func(millrace
 	}
 	ctx, w.cancel = context.WithCancel(ctx)
 	w.outcomes.init(ctx, w.signal)
+	w.calls.init(ctx, w)
 	w.ended.Go(func() { w.watch(ctx) })
 	w.signal()
 	return w.wake, nil
@@ -70,6 +75,7 @@ func (w *work) End() {
 	}
 	w.ended.Wait()
 	w.outcomes.wait.Wait()
+	w.calls.wait.Wait()
 }
 
 func (w *work) signal() {
@@ -123,6 +129,9 @@ func (w *work) Turn(ctx context.Context, views func(int) millrace.Views) error {
 			i.stop(err)
 		}
 	}
+	if err := w.answers(views); err != nil {
+		return err
+	}
 	now := w.m.o.Now()
 	for _, p := range w.partitions {
 		if w.due[p].After(now) {
@@ -132,7 +141,7 @@ func (w *work) Turn(ctx context.Context, views func(int) millrace.Views) error {
 			return err
 		}
 	}
-	if more || w.outcomes.any() {
+	if more || w.outcomes.any() || w.calls.any() {
 		w.signal()
 	}
 	return nil
@@ -228,12 +237,16 @@ func passes(err error) bool {
 func (w *work) Committed() {
 	w.outcomes.await(w.sent)
 	w.outcomes.taken = nil
+	w.calls.drop(w.dropped)
+	w.calls.make(w.calling)
+	w.calls.taken = nil
 	w.forget()
 }
 
 // Undone implements millrace.Work.
 func (w *work) Undone() {
 	w.outcomes.giveBack()
+	w.calls.giveBack()
 	for _, p := range w.partitions {
 		w.expect(p, time.Time{}) // timers may have fired in vain
 		if w.recalled {
@@ -245,5 +258,5 @@ func (w *work) Undone() {
 
 func (w *work) forget() {
 	clear(w.at)
-	w.order, w.queue, w.sent, w.recalled = nil, nil, nil, false
+	w.order, w.queue, w.sent, w.calling, w.dropped, w.recalled = nil, nil, nil, nil, nil, false
 }

@@ -37,9 +37,9 @@ type InstanceStep struct {
 	// Status is that of the command: accepted until its outcome is known.
 	Status string `json:"status"`
 	Code   string `json:"code,omitempty"` // of a refusal, or the reason of a dead letter
-	// Type and Data are the command's, kept as long as its outcome is not known.
+	// Type and Data are the command's, kept as long as its outcome is not known, to the byte: it is sent again.
 	Type string         `json:"type,omitempty"`
-	Data jsonx.RawValue `json:"data,omitempty"`
+	Data jsonx.RawValue `json:"data,omitzero"`
 	// CausationID is what the command was sent for.
 	CausationID string `json:"causation_id,omitempty"`
 }
@@ -52,7 +52,7 @@ type InstanceCall struct {
 	// DoneAt is when it was answered; zero until then. CancelledAt is when the process gave it up before that.
 	DoneAt      time.Time      `json:"done_at,omitzero"`
 	CancelledAt time.Time      `json:"cancelled_at,omitzero"`
-	Result      jsonx.RawValue `json:"result,omitempty"`
+	Result      jsonx.RawValue `json:"result,omitzero"`
 	// Attempts counts those that failed, Error is the last one's, and NextAt is when the next one is due.
 	Attempts int       `json:"attempts"`
 	Error    string    `json:"error,omitempty"`

@@ -94,13 +94,13 @@ func TestCalls(t *testing.T) {
 			case 1, 2:
 				return nil, errors.New("out of order")
 			case 3:
-				return nil, after(time.Hour)
+				return nil, after(time.Minute)
 			}
 			return []byte(`"ding"`), nil
 		}}
 		w := startBells(t, fs, r, 0)
 		w.job("j", time.Time{})
-		<-time.After(time.Minute)
+		<-time.After(30 * time.Second)
 		synctest.Wait()
 		began := w.instance("j").BeganAt
 		if i := w.instance("j"); i.Done || i.Calls[0].Attempts != 3 || i.Calls[0].Error != "busy" || !i.Calls[0].Waits() {
@@ -108,7 +108,7 @@ func TestCalls(t *testing.T) {
 		}
 		w.mustStop()
 		w = startBells(t, fs, r, 0)
-		<-time.After(2 * time.Hour)
+		<-time.After(2 * time.Minute)
 		synctest.Wait()
 		i := w.instance("j")
 		if c := i.Calls[0]; !i.Done || c.Waits() || string(c.Result) != `"ding"` || string(i.Data) != `{"rings":["started"],"heard":["started \"ding\""],"off":false}` {
@@ -121,7 +121,7 @@ func TestCalls(t *testing.T) {
 				t.Errorf("%+v", c)
 			}
 		}
-		if d := cmp.Diff([]time.Duration{0, time.Second, 3 * time.Second, time.Hour + 3*time.Second}, waits); d != "" {
+		if d := cmp.Diff([]time.Duration{0, time.Second, 3 * time.Second, time.Minute + 3*time.Second}, waits); d != "" {
 			t.Error(d)
 		}
 		w.mustStop()
@@ -172,7 +172,7 @@ func TestCallCancelled(t *testing.T) {
 				<-gate
 				return []byte("1"), nil
 			}
-			return nil, after(time.Hour)
+			return nil, after(time.Minute)
 		}}
 		w := startBells(t, vfs.NewMem(), r, 0)
 		w.job("waits", time.Time{})
@@ -180,7 +180,7 @@ func TestCallCancelled(t *testing.T) {
 		synctest.Wait()
 		w.send("cancel waits", "job-waits", &CancelJob{})
 		w.send("cancel under", "job-under", &CancelJob{})
-		<-time.After(3 * time.Hour)
+		<-time.After(3 * time.Minute)
 		synctest.Wait()
 		if c := w.instance("waits").Calls[0]; c.Waits() || c.CancelledAt.IsZero() || c.Attempts != 1 {
 			t.Errorf("%+v", c)

@@ -1,14 +1,10 @@
 package process
 
-import (
-	"fmt"
-	"sync/atomic"
-)
+import "crypto/rand"
 
 // FreshIDs has the commands of steps have another id each time, for the test that shows what comes of it.
 func FreshIDs(m *Manager) {
-	var n atomic.Int64
-	m.freshID = func() string { return fmt.Sprint("fresh", n.Add(1)) }
+	m.freshID = rand.Text
 }
 
 const LookEvery = lookEvery

@@ -460,6 +460,13 @@ func fold[S any](w *world, s millrace.Stream) S {
 // balance checks that every finished job has taken one thing from each of its shelves, and every other one nothing.
 func (w *world) balance(filled map[string]int, started map[string][]string) {
 	w.t.Helper()
+	for _, f := range w.unbalanced(filled, started) {
+		w.t.Error(f)
+	}
+}
+
+func (w *world) unbalanced(filled map[string]int, started map[string][]string) (faults []string) {
+	w.t.Helper()
 	left := map[string]int{}
 	for shelf, n := range filled {
 		left[shelf] = n
@@ -473,13 +480,14 @@ func (w *world) balance(filled map[string]int, started map[string][]string) {
 			}
 			left[shelf] -= want
 			if got := fold[Shelf](w, millrace.NewStream("shelf", shelf)).Taken[job]; got != want {
-				w.t.Errorf("%s is %s and has taken %d from %s", job, status, got, shelf)
+				faults = append(faults, fmt.Sprintf("%s is %s and has taken %d from %s", job, status, got, shelf))
 			}
 		}
 	}
 	for shelf, n := range left {
 		if got := fold[Shelf](w, millrace.NewStream("shelf", shelf)).Left; got != n || got < 0 {
-			w.t.Errorf("%s has %d left, and should have %d", shelf, got, n)
+			faults = append(faults, fmt.Sprintf("%s has %d left, and should have %d", shelf, got, n))
 		}
 	}
+	return faults
 }

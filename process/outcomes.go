@@ -145,7 +145,10 @@ func (w *work) recall(ctx context.Context, partition int) (more bool, err error)
 		}
 		place := d.Place(millrace.InstancesPending)
 		w.resume[partition], w.recalled = &place, true
-		i := &instance{w: w, doc: doc}
+		i := &instance{w: w, partition: partition, doc: doc, before: doc.Timers}
+		if i.state, err = w.m.p.DecodeState(doc.Data); err != nil {
+			return false, err
+		}
 		for k := range doc.Calls {
 			if c := &doc.Calls[k]; c.Waits() {
 				w.calling = append(w.calling, i.attempt(c))
@@ -153,7 +156,7 @@ func (w *work) recall(ctx context.Context, partition int) (more bool, err error)
 		}
 		for k := range doc.Steps {
 			if s := &doc.Steps[k]; s.Status == millrace.StatusAccepted.String() {
-				w.queue = append(w.queue, sending{stream: doc.Stream, step: s.Name, command: i.command(s)})
+				w.queue = append(w.queue, sending{stream: doc.Stream, step: s.Name, command: i.command(s), recalled: i})
 			}
 		}
 	}

@@ -3,7 +3,9 @@ package process_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -91,7 +93,7 @@ func newSlow(shelf string) (*slow, func(millrace.Intake) millrace.Intake) {
 // A job waits longer than it may: its timer fires, and what was taken is given back, also what comes late. The timer fires not a
 // moment early, and where the clock jumps, when the clock says so.
 func TestTimerFires(t *testing.T) {
-	for _, jump := range []time.Duration{0, 50 * time.Minute, -time.Hour} {
+	for _, jump := range []time.Duration{0, 50 * time.Second, -time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			var off atomic.Int64
 			now := func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
@@ -99,10 +101,10 @@ func TestTimerFires(t *testing.T) {
 			w := start(t, worldOptions{intake: hold, now: now})
 			w.fill("a", 1)
 			w.fill("b", 1)
-			w.job("j", now().Add(time.Hour), "a", "b")
+			w.job("j", now().Add(time.Minute), "a", "b")
 			synctest.Wait()
 			off.Store(int64(jump))
-			<-time.After(time.Hour - jump - time.Millisecond)
+			<-time.After(time.Minute - jump - time.Millisecond)
 			synctest.Wait()
 			if i := w.instance("j"); i.State != "taking" || len(i.Timers) != 1 || i.Pending() != 1 {
 				t.Errorf("jump %s: before its time: %+v", jump, i)
@@ -112,8 +114,8 @@ func TestTimerFires(t *testing.T) {
 			if i := w.instance("j"); i.State != "giving back" || len(i.Timers) != 0 {
 				t.Errorf("jump %s: after its time: %+v", jump, i)
 			}
-			off.Store(int64(jump - 3*time.Hour)) // it does not fire again
-			<-time.After(4 * time.Hour)
+			off.Store(int64(jump - 3*time.Minute)) // it does not fire again
+			<-time.After(4 * time.Minute)
 			close(slow.gate)
 			i := w.until("j", done)
 			if i.State != "failed" || len(i.Fired) != 0 || len(i.Steps) != 5 {
@@ -130,9 +132,9 @@ func TestTimerCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, worldOptions{})
 		w.fill("a", 1)
-		w.job("j", time.Now().Add(time.Hour), "a")
+		w.job("j", time.Now().Add(time.Minute), "a")
 		before := w.until("j", done)
-		<-time.After(2 * time.Hour)
+		<-time.After(2 * time.Minute)
 		synctest.Wait()
 		if d := cmp.Diff(before, w.instance("j")); d != "" || before.State != "finished" {
 			t.Errorf("%+v\n%s", before, d)
@@ -152,11 +154,11 @@ func TestRestart(t *testing.T) {
 		w := start(t, worldOptions{fs: fs, intake: hold})
 		w.fill("a", 2)
 		w.fill("b", 1)
-		w.job("late", time.Now().Add(time.Hour), "a", "b")
+		w.job("late", time.Now().Add(time.Minute), "a", "b")
 		w.job("patient", time.Time{}, "a", "b")
 		synctest.Wait()
 		w.mustStop()
-		<-time.After(2 * time.Hour)
+		<-time.After(2 * time.Minute)
 		w = start(t, worldOptions{fs: fs})
 		states := []string{w.until("late", done).State, w.until("patient", done).State}
 		// Whichever took from b: the other one has given back.
@@ -282,4 +284,79 @@ func TestFaultyProcess(t *testing.T) {
 		}
 		w.mustStop()
 	})
+}
+
+// watcher notes how late timers fired.
+type watcher struct {
+	mu   sync.Mutex
+	late []time.Duration
+}
+
+func (*watcher) Sent(string, int)                    {}
+func (*watcher) Called(string, time.Duration, error) {}
+func (*watcher) Stopped(string)                      {}
+func (w *watcher) Fired(_ string, late time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = append(w.late, late)
+}
+
+// Many timers are pending, and some of them fall due each moment: each fires once, not early, and 99 of 100 within a second.
+func TestManyTimers(t *testing.T) { manyTimers(t, 3000, 1500) }
+
+// The same with a million.
+func TestSoakTimers(t *testing.T) {
+	if os.Getenv("MILLRACE_SOAK") == "" {
+		t.Skip("a soak: make soak")
+	}
+	manyTimers(t, 1_000_000, 20_000)
+}
+
+// manyTimers has a number of timers pend, of which some fall due over three seconds while all are there.
+func manyTimers(t *testing.T, pending, due int) {
+	var seen watcher
+	_, hold := newSlow("b")
+	w := start(t, worldOptions{intake: hold, options: &process.Options{Observer: &seen}})
+	began := time.Now()
+	far := began.Add(1000 * time.Hour)
+	jobs := func(prefix string, n int, until func(i int) time.Time) {
+		var cs []millrace.Command
+		for i := range n {
+			name, data, err := registry(t).EncodeCommand(&StartJob{[]string{"b"}, until(i)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := fmt.Sprint(prefix, i)
+			cs = append(cs, millrace.Command{ID: "start " + id, Stream: millrace.NewStream("job", id), Type: name, Data: data})
+			if len(cs) == 500 || i+1 == n {
+				for _, a := range w.p.AcceptAll(t.Context(), cs) {
+					if a.Err != nil {
+						t.Fatal(a.Err)
+					}
+				}
+				cs = nil
+			}
+		}
+	}
+	jobs("far", pending-due, func(int) time.Time { return far })
+	if err := w.s.Wait(t.Context(), w.name, w.s.Head()); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d timers pend after %s", pending-due, time.Since(began).Round(time.Millisecond))
+	// Far enough from now that the process has all of them in time.
+	first := time.Now().Add(time.Second + time.Duration(due)*200*time.Microsecond)
+	jobs("due", due, func(i int) time.Time { return first.Add(time.Duration(i) * 3 * time.Second / time.Duration(due)) })
+	for i := range due {
+		w.until(fmt.Sprint("due", i), func(i *millrace.Instance) bool { return i.State == "giving back" })
+	}
+	w.mustStop()
+	slices.Sort(seen.late)
+	if len(seen.late) != due {
+		t.Fatalf("%d timers fired, and %d were due", len(seen.late), due)
+	}
+	least, p99 := seen.late[0], seen.late[len(seen.late)*99/100]
+	t.Logf("late: least %s, median %s, p99 %s, most %s", least, seen.late[len(seen.late)/2], p99, seen.late[len(seen.late)-1])
+	if least < 0 || p99 > time.Second {
+		t.Errorf("early, or late by %s", p99)
+	}
 }

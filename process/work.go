@@ -47,6 +47,8 @@ type sending struct {
 	stream  millrace.Stream // of the instance
 	step    string
 	command millrace.Command
+	// recalled is the instance of a command that is sent again, and that is not at work otherwise.
+	recalled *instance
 }
 
 func newWork(m *Manager) *work {
@@ -159,8 +161,12 @@ func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error
 		for n, s := range sent {
 			i := w.at[s.stream]
 			switch r := receipts[n]; {
-			case i == nil: // recalled: its instance is not at work
+			case i == nil && r.Err == nil:
 				w.sent = append(w.sent, awaited{s.stream, s.step, r.Receipt})
+			case i == nil:
+				w.at[s.stream] = s.recalled
+				w.order = append(w.order, s.recalled)
+				s.recalled.stop(fmt.Errorf("step %s: %w", s.step, r.Err))
 			case i.doc.Failed != "":
 			case r.Err != nil:
 				i.stop(fmt.Errorf("step %s: %w", s.step, r.Err))

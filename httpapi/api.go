@@ -123,6 +123,7 @@ func (a *API) register(c *Config) (err error) {
 	if p := c.Projections; p != nil {
 		a.registerProjections(p)
 	}
+	a.registerProcesses(c.Processes)
 	if n := c.Nodes; n != nil {
 		a.handle("/v1/nodes", methods{{"GET", func(x *exchange) { x.listNodes(n) }}})
 	}

@@ -131,6 +131,9 @@ func (e *envelope) validate() []millrace.FieldError {
 	case len(e.Data) > MaxBody:
 		fault("/data", "is too large")
 	}
+	if reserved(e.ID) {
+		fault("/id", "must not begin with "+millrace.StepPrefix+": such ids are the processes' own")
+	}
 	for _, f := range [...]struct{ pointer, value string }{{"/id", e.ID}, {"/correlation_id", e.CorrelationID}, {"/causation_id", e.CausationID}} {
 		if f.value != "" && millrace.ValidateID(f.pointer, f.value, millrace.MaxCommandID) != nil {
 			fault(f.pointer, "must be at most 255 bytes without control characters")

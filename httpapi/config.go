@@ -20,6 +20,8 @@ type Config struct {
 	Reports   []Report
 	// Projections are the read models to be seen and rebuilt over HTTP. Defaults to no such routes.
 	Projections Projections
+	// Processes are the process managers whose instances are to be seen over HTTP.
+	Processes []Process
 	// Nodes tells which node owns which partitions. Defaults to no such route.
 	Nodes Nodes
 	// Unavailable are errors of the store that pass by themselves, as those of a database that restarts. They are answered

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"net/url"
 	"strconv"
 
@@ -40,6 +41,9 @@ const (
 // emptyObject is the body of a verb that comes without one.
 var emptyObject = []byte("{}")
 
+// reserved says whether a command id is one that only processes give: a client that took it would stand in their way.
+func reserved(id string) bool { return strings.HasPrefix(id, millrace.StepPrefix) }
+
 // commandHeaders reads the headers that every command may have.
 func (x *exchange) commandHeaders() *problem {
 	h := x.r.Header
@@ -48,6 +52,9 @@ func (x *exchange) commandHeaders() *problem {
 		key, ok := parseKey(keys)
 		if !ok {
 			return kindInvalidHeader.with("Idempotency-Key must be 1 to 255 printable ASCII characters, bare or in quotes")
+		}
+		if reserved(key) {
+			return kindInvalidHeader.with("Idempotency-Key must not begin with " + millrace.StepPrefix + ": such ids are the processes' own")
 		}
 		x.cmd.ID = key
 	}

@@ -372,7 +372,7 @@ func (w *world) mustStop() {
 }
 
 // send has a command decided.
-func (w *world) send(id string, s millrace.Stream, body any) millrace.Outcome {
+func (w *world) send(id string, s millrace.Stream, body any) {
 	w.t.Helper()
 	name, data, err := registry(w.t).EncodeCommand(body)
 	if err != nil {
@@ -384,11 +384,9 @@ func (w *world) send(id string, s millrace.Stream, body any) millrace.Outcome {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	o, err := r.Wait(ctx)
-	if err != nil {
+	if _, err := r.Wait(ctx); err != nil {
 		w.t.Fatal(err)
 	}
-	return o
 }
 
 func (w *world) fill(shelf string, n int) {
@@ -415,6 +413,19 @@ func (w *world) instance(job string) *millrace.Instance {
 		w.t.Fatal(err)
 	}
 	return i
+}
+
+// ids are those of the documents of a collection, in order.
+func (w *world) ids(collection string) (ids []string) {
+	w.t.Helper()
+	for d, err := range w.s.Documents(context.Background(), millrace.Query{Collection: collection, Index: -1, Partition: -1}) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		ids = append(ids, d.ID)
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // until waits for an instance to be as is wanted, each time that the process has moved on.

@@ -93,7 +93,7 @@ func New(store *millrace.Store, registry *millrace.Registry, intake millrace.Int
 		m.o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if m.o.Now == nil {
-		m.o.Now = time.Now //nolint:forbidigo // the default of what is injected
+		m.o.Now = time.Now
 	}
 	return m
 }

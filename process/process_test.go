@@ -82,8 +82,9 @@ type waiter func(ctx context.Context) (millrace.Outcome, error)
 
 func (w waiter) Await(ctx context.Context) (millrace.Outcome, error) { return w(ctx) }
 
-func newSlow(shelf string) (*slow, func(millrace.Intake) millrace.Intake) {
-	s := &slow{stream: millrace.NewStream("shelf", shelf), gate: make(chan struct{})}
+// newSlow is one for shelf b.
+func newSlow() (*slow, func(millrace.Intake) millrace.Intake) {
+	s := &slow{stream: "shelf-b", gate: make(chan struct{})}
 	return s, func(i millrace.Intake) millrace.Intake {
 		s.Intake = i
 		return s
@@ -97,7 +98,7 @@ func TestTimerFires(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var off atomic.Int64
 			now := func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
-			slow, hold := newSlow("b")
+			slow, hold := newSlow()
 			w := start(t, worldOptions{intake: hold, now: now})
 			w.fill("a", 1)
 			w.fill("b", 1)
@@ -139,8 +140,8 @@ func TestTimerCancelled(t *testing.T) {
 		if d := cmp.Diff(before, w.instance("j")); d != "" || before.State != "finished" {
 			t.Errorf("%+v\n%s", before, d)
 		}
-		for d := range w.s.Documents(t.Context(), millrace.Query{Collection: "jobs.timers", Index: -1, Partition: -1}) {
-			t.Errorf("left: %s", d.Data)
+		if left := w.ids("jobs.timers"); len(left) > 0 {
+			t.Errorf("left: %v", left)
 		}
 		w.mustStop()
 	})
@@ -150,7 +151,7 @@ func TestTimerCancelled(t *testing.T) {
 func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := vfs.NewMem()
-		_, hold := newSlow("b")
+		_, hold := newSlow()
 		w := start(t, worldOptions{fs: fs, intake: hold})
 		w.fill("a", 2)
 		w.fill("b", 1)
@@ -173,7 +174,7 @@ func TestRestart(t *testing.T) {
 // A job is cancelled while it takes: what is taken then, and what comes later, is given back.
 func TestCancelInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slow, hold := newSlow("b")
+		slow, hold := newSlow()
 		w := start(t, worldOptions{intake: hold})
 		w.fill("a", 1)
 		w.fill("b", 1)
@@ -253,7 +254,7 @@ func TestFaultyProcess(t *testing.T) {
 			}
 			return r
 		}
-		_, hold := newSlow("b")
+		_, hold := newSlow()
 		w := start(t, worldOptions{process: p, intake: hold})
 		w.fill("a", 100)
 		w.send(millrace.StepID("jobs", "job-reused", "x"), "shelf-c", &FillShelf{1}) // somebody else has taken the id
@@ -274,12 +275,7 @@ func TestFaultyProcess(t *testing.T) {
 		}
 		// Where an event is at fault it waits with all that follow, as for every consumer. So do the events that come for an
 		// instance that has stopped: this one had finished its job already.
-		var parked []string
-		for d := range w.s.Documents(t.Context(), millrace.Query{Collection: "jobs.parked", Index: -1, Partition: -1}) {
-			parked = append(parked, d.ID)
-		}
-		slices.Sort(parked)
-		if d := cmp.Diff([]string{"job-event", "job-reused", "job-unknown"}, parked); d != "" {
+		if d := cmp.Diff([]string{"job-event", "job-reused", "job-unknown"}, w.ids("jobs.parked")); d != "" {
 			t.Error(d)
 		}
 		w.mustStop()
@@ -315,7 +311,7 @@ func TestSoakTimers(t *testing.T) {
 // manyTimers has a number of timers pend, of which some fall due over three seconds while all are there.
 func manyTimers(t *testing.T, pending, due int) {
 	var seen watcher
-	_, hold := newSlow("b")
+	_, hold := newSlow()
 	w := start(t, worldOptions{intake: hold, options: &process.Options{Observer: &seen}})
 	began := time.Now()
 	far := began.Add(1000 * time.Hour)

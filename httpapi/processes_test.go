@@ -1,0 +1,136 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/feed"
+	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/process"
+)
+
+// confirming is a process that confirms what is placed, and calls for a receipt that never comes.
+type confirming struct {
+	ID       string `json:"id"`
+	Customer string `json:"customer"`
+	Over     bool   `json:"over"`
+}
+
+func confirmer() millrace.Process[confirming] {
+	return millrace.Process[confirming]{
+		Name: "confirmer", Category: order.CategoryOrder,
+		Initial: func(s millrace.Stream) confirming { return confirming{ID: s.ID()} },
+		Evolve: func(s confirming, in *millrace.Input) confirming {
+			switch e := in.Event.(type) {
+			case *order.OrderPlaced:
+				s.Customer = e.CustomerID
+			case *order.OrderConfirmed:
+				s.Over = true
+			}
+			return s
+		},
+		React: func(s confirming) millrace.Reaction {
+			if s.Over {
+				return millrace.Reaction{State: "confirmed", Key: s.Customer, Calls: []millrace.Call{{Name: "receipt", Request: s.ID}}}
+			}
+			return millrace.Reaction{State: "placed", Key: s.Customer, Steps: []millrace.Step{{
+				Name: "confirm", Stream: millrace.NewStream(order.CategoryOrder, s.ID), Command: &order.ConfirmOrder{},
+			}}}
+		},
+	}
+}
+
+// Processes and their instances are seen as the document says: all, those of a state, those with a business key, one.
+func TestProcesses(t *testing.T) {
+	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) {
+		manager, err := confirmer().Manager()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := process.New(c.Store, c.Registry, c.Intake, manager, &process.Options{
+			Call: func(ctx context.Context, _ *millrace.CallRequest) ([]byte, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			},
+		})
+		c.Processes = []httpapi.Process{m}
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- feed.New(c.Store, c.Registry, m.Consumer(), nil).Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}})
+	want := []string{}
+	for i := range 7 {
+		id := fmt.Sprint("o", i)
+		want = append(want, "order-"+id)
+		w.want(201, "POST", "/v1/orders", fmt.Sprintf(`{"id":%q,"customer_id":"c-%d","currency":"GBP","lines":[{"sku":"85123A","quantity":6,"unit_price":"2.55"}]}`, id, i%2), wait, "Idempotency-Key: "+id)
+	}
+	ctx := t.Context()
+	for w.store.Head().Position(0)+w.store.Head().Position(1)+w.store.Head().Position(2)+w.store.Head().Position(3) < 14 {
+		if err := w.store.Wait(ctx, "confirmer", w.store.Head()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.store.Wait(ctx, "confirmer", w.store.Head()); err != nil {
+		t.Fatal(err)
+	}
+	streams := func(query string) (got []string) {
+		path := "/v1/processes/confirmer/instances?" + query
+		for path != "" {
+			a := w.want(200, "GET", path, "")
+			for _, item := range a.items(t) {
+				got = append(got, as[string](t, item["stream"]))
+			}
+			next, _ := a.json(t)["next_cursor"].(string)
+			if path = ""; next != "" {
+				path = "/v1/processes/confirmer/instances?" + query + "&cursor=" + url.QueryEscape(next)
+			}
+		}
+		slices.Sort(got)
+		return got
+	}
+	for query, want := range map[string][]string{
+		"limit=2": want, "state=confirmed&limit=3": want, "state=placed": nil, "key=c-1&limit=1": {"order-o1", "order-o3", "order-o5"}, "key=c-": nil,
+	} {
+		if got := streams(query); !slices.Equal(got, want) {
+			t.Errorf("%s: %v", query, got)
+		}
+	}
+	one := w.want(200, "GET", "/v1/processes/confirmer/instances/order-o3", "").json(t)
+	step := as[map[string]any](t, as[[]any](t, one["steps"])[0])
+	call := as[map[string]any](t, as[[]any](t, one["calls"])[0])
+	if one["state"] != "confirmed" || step["status"] != "decided" || step["name"] != "confirm" || call["request"] != "o3" || call["done_at"] != nil {
+		t.Errorf("%v", one)
+	}
+	all := w.want(200, "GET", "/v1/processes", "").items(t)
+	if len(all) != 1 || all[0]["name"] != "confirmer" || all[0]["gap"] != 0.0 || all[0]["parked"] != 0.0 {
+		t.Errorf("%v", all)
+	}
+	// The ids of a process's commands are its own: nobody can take one before it does.
+	const taken = "process/confirmer/order-o9/confirm"
+	if a := w.want(400, "POST", "/v1/orders/o3/confirm", "", "Idempotency-Key: "+taken); a.json(t)["code"] != "invalid_header" {
+		t.Errorf("%s", a.body)
+	}
+	w.want(400, "POST", "/v1/commands", `{"id":"`+taken+`","type":"ConfirmOrder","stream":"order-o3","data":{}}`)
+	for path, status := range map[string]int{
+		"/v1/processes/other/instances": 404, "/v1/processes/confirmer/instances/order-none": 404, "/v1/processes/confirmer/instances/stock-x": 404,
+		"/v1/processes/confirmer/instances/nothing": 400, "/v1/processes/confirmer/instances?state=a&key=b": 400,
+		"/v1/processes/confirmer/instances?limit=0": 400, "/v1/processes/confirmer/instances?cursor=x": 400, "/v1/processes?x=1": 400,
+		"/v1/processes/confirmer/instances/" + strings.Repeat("x", 300): 400,
+	} {
+		if a := w.do("GET", path, ""); a.StatusCode != status {
+			t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
+		}
+	}
+}

@@ -185,6 +185,16 @@ type Parked struct {
 // ParkedTable holds a consumer's parked streams, by the stream's name.
 var ParkedTable = NewTable[Parked](ParkedName, nil, nil)
 
+// Ask is the document of what somebody wants of a consumer: it is posted ([Store.Post]) to the partition at hand, and whoever
+// runs the consumer there does it and removes the document with what came of it.
+type Ask struct {
+	Redrive Stream    `json:"redrive"` // a stream that is parked, or that something has stopped because of
+	At      time.Time `json:"at"`
+}
+
+// AsksTable holds what is asked of a consumer, by random ids.
+var AsksTable = NewTable[Ask]("asks", nil, nil)
+
 // Consumer is all that follows the feed: projections, process managers, subscriptions. One loop runs them all.
 type Consumer struct {
 	// Name identifies the consumer's checkpoints and documents.
@@ -219,6 +229,9 @@ type Work interface {
 	Handle(ctx context.Context, v Views, e *Recorded) error
 	// Turn does what is due beside events. Its errors are the store's: faults of its own it must keep to itself.
 	Turn(ctx context.Context, views func(partition int) Views) error
+	// Redrive is called before a parked stream's events are handled again, or where there is none parked: what had stopped
+	// because of the stream goes on.
+	Redrive(ctx context.Context, v Views, s Stream) error
 	// Settle is called before a commit: what must be durable before the checkpoint moves is made so.
 	Settle(ctx context.Context, views func(partition int) Views) error
 	// Committed says that all since the last call is durable, Undone that it came to nothing and events will come again.

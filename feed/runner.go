@@ -214,9 +214,8 @@ type worker struct {
 	lazy      map[int]uint64
 	lazyCount int
 	committed time.Time // when the last commit was sent
-	// Of a consumer with work: at is how far each partition has come, as its checkpoint will say.
-	work millrace.Work
-	at   []uint64
+	at        []uint64  // how far each partition has come, as its checkpoint will say
+	work      millrace.Work
 }
 
 func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {
@@ -253,6 +252,8 @@ func (w *worker) run(ctx context.Context) error {
 	}
 	idle := time.NewTicker(w.r.o.Lazy)
 	defer idle.Stop()
+	asks := time.NewTicker(askEvery)
+	defer asks.Stop()
 	for {
 		select {
 		case events := <-w.in:
@@ -265,6 +266,10 @@ func (w *worker) run(ctx context.Context) error {
 			}
 		case <-idle.C:
 			if err := w.persist(ctx); err != nil {
+				return err
+			}
+		case <-asks.C:
+			if err := w.answer(ctx); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -537,11 +542,11 @@ func (w *worker) commit(ctx context.Context, taken [][]millrace.Recorded) error 
 			v.settle()
 		}
 	}
+	for p, position := range last {
+		w.at[p] = position
+	}
 	if w.work != nil {
 		w.work.Committed()
-		for p, position := range last {
-			w.at[p] = position
-		}
 	}
 	for _, events := range taken {
 		w.lazyCount += len(events)

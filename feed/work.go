@@ -45,13 +45,12 @@ func (w *worker) viewOf(ctx context.Context) func(partition int) millrace.Views 
 // settle has the consumer's work make durable what must be before the commit. It returns where the checkpoints of the
 // partitions stand that it may have written in.
 func (w *worker) settle(ctx context.Context) (map[int]uint64, error) {
+	if w.work != nil {
+		if err := w.guard(func() error { return w.work.Settle(ctx, w.viewOf(ctx)) }); err != nil {
+			return nil, err
+		}
+	}
 	last := make(map[int]uint64, len(w.views))
-	if w.work == nil {
-		return last, nil
-	}
-	if err := w.guard(func() error { return w.work.Settle(ctx, w.viewOf(ctx)) }); err != nil {
-		return nil, err
-	}
 	for p, v := range w.views {
 		if v != nil && len(v.order) > 0 {
 			last[p] = w.at[p]

@@ -8,9 +8,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/id"

@@ -16,6 +16,7 @@ type instance struct {
 	state     any
 	before    []millrace.Timer // that were pending when it was loaded
 	isNew     bool
+	unread    error // why its state cannot be read; then it is left as it is
 }
 
 // load finds the instance of a stream among those at work or in the documents; nil where there is none and none is to begin.
@@ -31,9 +32,7 @@ func (w *work) load(v millrace.Views, partition int, s millrace.Stream, begin bo
 	switch {
 	case doc != nil:
 		i.before = slices.Clone(doc.Timers)
-		if i.state, err = w.m.p.DecodeState(doc.Data); err != nil {
-			return nil, fmt.Errorf("the state of the instance of %s cannot be read: %w", s, err)
-		}
+		i.read()
 	case !begin:
 		return nil, nil //nolint:nilnil // as said
 	default:
@@ -44,13 +43,33 @@ func (w *work) load(v millrace.Views, partition int, s millrace.Stream, begin bo
 	return i, nil
 }
 
-// apply applies one input and what the process wants after it. cause is the input's id.
+// read decodes the state. Code that has changed may not know it any more.
+func (i *instance) read() {
+	defer func() {
+		if r := recover(); r != nil {
+			i.unread = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	if i.state, i.unread = i.w.m.p.DecodeState(i.doc.Data); i.unread != nil {
+		i.unread = fmt.Errorf("its state cannot be read: %w", i.unread)
+	}
+}
+
+// apply applies one input and what the process wants after it. cause is the input's id. Where that fails the state is as it
+// was, so that the input can be applied again.
 func (i *instance) apply(in *millrace.Input, cause string) (err error) {
+	before := i.state
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("panic: %v", r)
 		}
+		if err != nil {
+			i.state = before
+		}
 	}()
+	if i.unread != nil {
+		return i.unread
+	}
 	p := i.w.m.p
 	i.state = p.Evolve(i.state, in)
 	want, err := p.React(i.state)
@@ -122,6 +141,10 @@ func (i *instance) outcome(step string, o *millrace.Outcome) error {
 	if s == nil || s.Status != millrace.StatusAccepted.String() {
 		return nil
 	}
+	if err := i.apply(&millrace.Input{At: o.Time, Step: step, Outcome: o}, o.CommandID); err != nil {
+		return err
+	}
+	s = i.step(step) // there may be more of them now
 	s.Status, s.Type, s.Data, s.CausationID = o.Status.String(), "", nil, ""
 	switch {
 	case o.Refusal != nil:
@@ -129,7 +152,7 @@ func (i *instance) outcome(step string, o *millrace.Outcome) error {
 	case o.Failure != nil:
 		s.Code = o.Failure.Reason
 	}
-	return i.apply(&millrace.Input{At: o.Time, Step: step, Outcome: o}, o.CommandID)
+	return nil
 }
 
 // fire has a timer fire that is pending for that time.
@@ -138,9 +161,14 @@ func (i *instance) fire(name string, at time.Time) error {
 	if n < 0 {
 		return nil
 	}
-	i.doc.Fired = append(i.doc.Fired, i.doc.Timers[n])
-	i.doc.Timers = slices.Delete(i.doc.Timers, n, n+1)
-	return i.apply(&millrace.Input{At: at, Timer: name}, timerID(i.doc.Stream, name))
+	timers, fired := i.doc.Timers, i.doc.Fired
+	i.doc.Fired = append(slices.Clone(fired), timers[n])
+	i.doc.Timers = slices.Delete(slices.Clone(timers), n, n+1)
+	err := i.apply(&millrace.Input{At: at, Timer: name}, timerID(i.doc.Stream, name))
+	if err != nil {
+		i.doc.Timers, i.doc.Fired = timers, fired
+	}
+	return err
 }
 
 // setTimers has those be pending that the process wants and that have not fired.
@@ -211,8 +239,12 @@ func (i *instance) answered(a *attempt) error {
 		return nil
 	}
 	if a.err == nil {
-		c.DoneAt, c.Result, c.Error, c.NextAt = a.ended.UTC(), a.result, "", time.Time{}
-		return i.apply(&millrace.Input{At: a.ended, Call: c.Name, Result: a.result}, a.request.ID)
+		if err := i.apply(&millrace.Input{At: a.ended, Call: c.Name, Result: a.result}, a.request.ID); err != nil {
+			return err
+		}
+		c = i.call(a.request.Name) // there may be more of them now
+		c.DoneAt, c.CancelledAt, c.Result, c.Error, c.NextAt = a.ended.UTC(), time.Time{}, a.result, "", time.Time{}
+		return nil
 	}
 	c.Attempts, c.Error = a.request.Attempt, a.err.Error()
 	if !c.Waits() {
@@ -233,12 +265,12 @@ func (i *instance) stop(err error) {
 
 // save writes the documents of the instance and of its timers.
 func (i *instance) save(v millrace.Views) error {
-	switch data, err := i.w.m.p.EncodeState(i.state); {
+	switch data, err := i.encode(); {
 	case err == nil:
 		i.doc.Data = data
 	case i.isNew:
 		return err
-	default:
+	case i.doc.Failed == "":
 		i.stop(err)
 	}
 	for _, t := range i.before {
@@ -265,6 +297,19 @@ func (i *instance) save(v millrace.Views) error {
 		millrace.InstancesTable.Put(v, string(i.doc.Stream), i.doc)
 	}
 	return nil
+}
+
+// encode is the state as it is to be kept.
+func (i *instance) encode() (data []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	if i.unread != nil {
+		return nil, i.unread
+	}
+	return i.w.m.p.EncodeState(i.state)
 }
 
 func timerID(s millrace.Stream, name string) string { return string(s) + "/" + name }

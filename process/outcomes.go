@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -118,6 +119,20 @@ func (o *outcomes) any() bool {
 	return len(o.arrived) > 0
 }
 
+// resend has all that an instance waits for be asked for again.
+func (i *instance) resend() {
+	for k := range i.doc.Calls {
+		if c := &i.doc.Calls[k]; c.Waits() {
+			i.w.calling = append(i.w.calling, i.attempt(c))
+		}
+	}
+	for k := range i.doc.Steps {
+		if s := &i.doc.Steps[k]; s.Status == millrace.StatusAccepted.String() {
+			i.w.queue = append(i.w.queue, sending{stream: i.doc.Stream, step: s.Name, command: i.command(s), recalled: i})
+		}
+	}
+}
+
 // recall finds some of the instances of a partition that waited for outcomes when an earlier worker ended, and sends their
 // commands again: those that are known answer as they did. It says whether there are more.
 func (w *work) recall(ctx context.Context, partition int) (more bool, err error) {
@@ -145,20 +160,9 @@ func (w *work) recall(ctx context.Context, partition int) (more bool, err error)
 		}
 		place := d.Place(millrace.InstancesPending)
 		w.resume[partition], w.recalled = &place, true
-		i := &instance{w: w, partition: partition, doc: doc, before: doc.Timers}
-		if i.state, err = w.m.p.DecodeState(doc.Data); err != nil {
-			return false, err
-		}
-		for k := range doc.Calls {
-			if c := &doc.Calls[k]; c.Waits() {
-				w.calling = append(w.calling, i.attempt(c))
-			}
-		}
-		for k := range doc.Steps {
-			if s := &doc.Steps[k]; s.Status == millrace.StatusAccepted.String() {
-				w.queue = append(w.queue, sending{stream: doc.Stream, step: s.Name, command: i.command(s), recalled: i})
-			}
-		}
+		i := &instance{w: w, partition: partition, doc: doc, before: slices.Clone(doc.Timers)}
+		i.read()
+		i.resend()
 	}
 	w.resume[partition] = nil
 	return false, nil

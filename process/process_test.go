@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/process"
 )
 
@@ -234,10 +235,11 @@ func (f intakeFunc) Accept(ctx context.Context, c millrace.Command) (*millrace.R
 func TestFaultyProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var circles atomic.Int64
+		var mended atomic.Bool
 		p := process1()
 		evolve, react := p.Evolve, p.React
 		p.Evolve = func(s doing, in *millrace.Input) doing {
-			if s.Job == "event" || s.Job == "outcome" && in.Outcome != nil || s.Job == "timer" && in.Timer != "" {
+			if !mended.Load() && (s.Job == "event" || s.Job == "outcome" && in.Outcome != nil || s.Job == "timer" && in.Timer != "") {
 				panic("no")
 			}
 			return evolve(s, in)
@@ -254,7 +256,7 @@ func TestFaultyProcess(t *testing.T) {
 			}
 			return r
 		}
-		_, hold := newSlow()
+		slow, hold := newSlow()
 		w := start(t, worldOptions{process: p, intake: hold})
 		w.fill("a", 100)
 		w.send(millrace.StepID("jobs", "job-reused", "x"), "shelf-c", &FillShelf{1}) // somebody else has taken the id
@@ -277,6 +279,24 @@ func TestFaultyProcess(t *testing.T) {
 		// instance that has stopped: this one had finished its job already.
 		if d := cmp.Diff([]string{"job-event", "job-reused", "job-unknown"}, w.ids("jobs.parked")); d != "" {
 			t.Error(d)
+		}
+		// When the process is mended, they go on where they were, also with what has come meanwhile.
+		w.send("cancel", "job-event", &CancelJob{})
+		mended.Store(true)
+		close(slow.gate)
+		for _, job := range []string{"event", "outcome", "timer"} {
+			if err := feed.Redrive(t.Context(), w.s, "jobs", "redrive "+job, millrace.NewStream("job", job), time.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+		for job, state := range map[string]string{"event": "failed", "outcome": "finished", "timer": "failed"} {
+			if i := w.until(job, done); i.State != state || i.Failed != "" {
+				t.Errorf("%+v", i)
+			}
+		}
+		taken := fold[Shelf](w, "shelf-a").Taken
+		if taken["event"] != 0 || taken["outcome"] != 1 || taken["timer"] != 0 || taken["good"] != 1 {
+			t.Errorf("%v", taken)
 		}
 		w.mustStop()
 	})

@@ -149,6 +149,20 @@ func (w *work) Turn(ctx context.Context, views func(int) millrace.Views) error {
 	return nil
 }
 
+// Redrive implements millrace.Work: an instance that has stopped goes on, and what it waits for is asked for again.
+func (w *work) Redrive(_ context.Context, v millrace.Views, s millrace.Stream) error {
+	if s.Category() != w.m.p.Category {
+		return nil
+	}
+	i, err := w.load(v, s.Partition(w.m.store.Partitions()), s, false)
+	if err != nil || i == nil {
+		return err
+	}
+	i.doc.Failed = ""
+	i.resend()
+	return nil
+}
+
 // Settle implements millrace.Work.
 func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error {
 	for round := 0; len(w.queue) > 0; round++ {

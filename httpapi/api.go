@@ -123,6 +123,9 @@ func (a *API) register(c *Config) (err error) {
 	if p := c.Projections; p != nil {
 		a.registerProjections(p)
 	}
+	if s := c.Consumers; s != nil {
+		a.registerConsumers(s)
+	}
 	a.registerProcesses(c.Processes)
 	if n := c.Nodes; n != nil {
 		a.handle("/v1/nodes", methods{{"GET", func(x *exchange) { x.listNodes(n) }}})

@@ -20,6 +20,8 @@ type Config struct {
 	Reports   []Report
 	// Projections are the read models to be seen and rebuilt over HTTP. Defaults to no such routes.
 	Projections Projections
+	// Consumers are seen and redriven over HTTP. Defaults to no such routes.
+	Consumers Consumers
 	// Processes are the process managers whose instances are to be seen over HTTP.
 	Processes []Process
 	// Nodes tells which node owns which partitions. Defaults to no such route.

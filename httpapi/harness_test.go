@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -107,7 +108,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	config := httpapi.Config{
 		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: w.seen.add,
-		Resources: w.resources(), Projections: memoryProjections(w.models), Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
+		Resources: w.resources(), Projections: memoryProjections(w.models), Consumers: following{store: store}, Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
 		Reports: []httpapi.Report{{
 			Name: "order-totals", Model: w.model(order.ProjectionOrders), Table: order.DaysTable.Table, Index: order.DaysByDay,
 			TimeKey: dayKey, Add: addDay,
@@ -141,6 +142,18 @@ type testLog struct{ w *world }
 func (l testLog) Write(b []byte) (int, error) {
 	l.w.t.Log(strings.TrimSpace(string(b)))
 	return len(b), nil
+}
+
+// following are the consumers of a store that a test runs.
+type following struct {
+	store *millrace.Store
+	names map[string]string
+}
+
+func (f following) Names() map[string]string { return f.names }
+
+func (f following) Redrive(ctx context.Context, consumer string, s millrace.Stream) error {
+	return feed.Redrive(ctx, f.store, consumer, "ask "+string(s), s, time.Now())
 }
 
 func placeID(body any) string {

@@ -20,21 +20,15 @@ type Process interface {
 	Instances(ctx context.Context, q millrace.Query) iter.Seq2[millrace.Document, error]
 }
 
-// processStatus is how a process is.
+// processStatus is a process; how it is, its consumer of the same name tells.
 type processStatus struct {
 	Name     string `json:"name"`
 	Category string `json:"category"` // whose streams have instances
-	Gap      uint64 `json:"gap"`      // events behind
-	Parked   int    `json:"parked"`   // streams that wait behind a failed event, up to maxCounted
-	Cursor   string `json:"cursor"`   // what it has seen
 }
 
 type processList struct {
 	Items []processStatus `json:"items"`
 }
-
-// maxCounted bounds what is counted by reading it.
-const maxCounted = 1000
 
 func (a *API) registerProcesses(all []Process) {
 	const instances = "/v1/processes/{name}/instances"
@@ -67,38 +61,10 @@ func (x *exchange) listProcesses(all []Process) {
 	}
 	out := processList{Items: make([]processStatus, 0, len(all))}
 	for _, p := range all {
-		st, err := x.processStatus(p)
-		if err != nil {
-			x.failWith(err)
-			return
-		}
-		out.Items = append(out.Items, st)
+		out.Items = append(out.Items, processStatus{Name: p.Name(), Category: p.Category()})
 	}
 	slices.SortFunc(out.Items, func(a, b processStatus) int { return strings.Compare(a.Name, b.Name) })
 	x.sendValue(http.StatusOK, out, nil)
-}
-
-func (x *exchange) processStatus(p Process) (processStatus, error) {
-	st := processStatus{Name: p.Name(), Category: p.Category()}
-	head := x.api.store.Head()
-	at, err := x.api.store.Checkpoints(x.r.Context(), p.Name())
-	if err != nil {
-		return st, err
-	}
-	st.Cursor = at.String()
-	for partition, position := range head.Positions {
-		st.Gap += position - min(at.Position(partition), position)
-	}
-	q := millrace.Query{Collection: p.Name() + "." + millrace.ParkedName, Index: -1, Partition: -1}
-	for _, err := range x.api.store.Documents(x.r.Context(), q) {
-		if err != nil {
-			return st, err
-		}
-		if st.Parked++; st.Parked == maxCounted {
-			break
-		}
-	}
-	return st, nil
 }
 
 // listInstances answers with a page of a process's instances: of a state, the longest unchanged first; with a business key; or

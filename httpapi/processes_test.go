@@ -6,7 +6,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/domain/order"
@@ -22,11 +24,14 @@ type confirming struct {
 	Over     bool   `json:"over"`
 }
 
-func confirmer() millrace.Process[confirming] {
+func confirmer(broken *atomic.Bool) millrace.Process[confirming] {
 	return millrace.Process[confirming]{
 		Name: "confirmer", Category: order.CategoryOrder,
 		Initial: func(s millrace.Stream) confirming { return confirming{ID: s.ID()} },
 		Evolve: func(s confirming, in *millrace.Input) confirming {
+			if s.ID == "bad" && broken.Load() {
+				panic("no")
+			}
 			switch e := in.Event.(type) {
 			case *order.OrderPlaced:
 				s.Customer = e.CustomerID
@@ -48,8 +53,10 @@ func confirmer() millrace.Process[confirming] {
 
 // Processes and their instances are seen as the document says: all, those of a state, those with a business key, one.
 func TestProcesses(t *testing.T) {
+	var broken atomic.Bool
+	broken.Store(true)
 	w := newWorld(t, worldOptions{change: func(c *httpapi.Config) {
-		manager, err := confirmer().Manager()
+		manager, err := confirmer(&broken).Manager()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,6 +67,7 @@ func TestProcesses(t *testing.T) {
 			},
 		})
 		c.Processes = []httpapi.Process{m}
+		c.Consumers = following{c.Store, map[string]string{"confirmer": "confirmer"}}
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- feed.New(c.Store, c.Registry, m.Consumer(), nil).Run(ctx) }()
@@ -114,9 +122,10 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("%v", one)
 	}
 	all := w.want(200, "GET", "/v1/processes", "").items(t)
-	if len(all) != 1 || all[0]["name"] != "confirmer" || all[0]["gap"] != 0.0 || all[0]["parked"] != 0.0 {
+	if len(all) != 1 || all[0]["name"] != "confirmer" || all[0]["category"] != "order" {
 		t.Errorf("%v", all)
 	}
+	testRedrive(t, w, &broken)
 	// The ids of a process's commands are its own: nobody can take one before it does.
 	const taken = "process/confirmer/order-o9/confirm"
 	if a := w.want(400, "POST", "/v1/orders/o3/confirm", "", "Idempotency-Key: "+taken); a.json(t)["code"] != "invalid_header" {
@@ -126,6 +135,7 @@ func TestProcesses(t *testing.T) {
 	for path, status := range map[string]int{
 		"/v1/processes/other/instances": 404, "/v1/processes/confirmer/instances/order-none": 404, "/v1/processes/confirmer/instances/stock-x": 404,
 		"/v1/processes/confirmer/instances/nothing": 400, "/v1/processes/confirmer/instances?state=a&key=b": 400,
+		"/v1/consumers/other/parked": 404, "/v1/consumers?x=1": 400, "/v1/consumers/confirmer/parked?cursor=x": 400, "/v1/consumers/confirmer/parked?limit=0": 400,
 		"/v1/processes/confirmer/instances?limit=0": 400, "/v1/processes/confirmer/instances?cursor=x": 400, "/v1/processes?x=1": 400,
 		"/v1/processes/confirmer/instances/" + strings.Repeat("x", 300): 400,
 	} {
@@ -133,4 +143,38 @@ func TestProcesses(t *testing.T) {
 			t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
 		}
 	}
+}
+
+// testRedrive has an event that cannot be handled park its stream, and go on with it when it can.
+func testRedrive(t *testing.T, w *world, broken *atomic.Bool) {
+	t.Helper()
+	const redrive = "/v1/consumers/confirmer/redrive"
+	w.want(201, "POST", "/v1/orders", `{"id":"bad","currency":"GBP","lines":[{"sku":"85123A","quantity":6,"unit_price":"2.55"}]}`, wait, "Idempotency-Key: bad")
+	if err := w.store.Wait(t.Context(), "confirmer", w.store.Head()); err != nil {
+		t.Fatal(err)
+	}
+	one := w.want(200, "GET", "/v1/consumers", "").items(t)[0]
+	if one["name"] != "confirmer" || one["gap"] != 0.0 || one["parked"] != 1.0 {
+		t.Errorf("%v", one)
+	}
+	parked := w.want(200, "GET", "/v1/consumers/confirmer/parked?limit=1", "")
+	if p := parked.items(t)[0]; p["stream"] != "order-bad" || p["version"] != 1.0 || p["reason"] != "handler_failed" || p["attempts"] != 5.0 || strings.Contains(string(parked.body), "panic") {
+		t.Errorf("%s", parked.body)
+	}
+	w.want(404, "POST", redrive, `{"stream":"order-none"}`)
+	w.want(400, "POST", redrive, `{"stream":"nothing"}`)
+	w.want(400, "POST", redrive, ``)
+	w.want(404, "POST", "/v1/consumers/other/redrive", `{"stream":"order-bad"}`)
+	broken.Store(false)
+	w.want(202, "POST", redrive, `{"stream":"order-bad"}`)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for len(w.want(200, "GET", "/v1/consumers/confirmer/parked", "").items(t)) > 0 {
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatal("it is still parked")
+		}
+	}
+	w.want(200, "GET", "/v1/processes/confirmer/instances/order-bad", "")
 }

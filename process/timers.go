@@ -95,12 +95,12 @@ func (w *work) fireOne(v millrace.Views, partition int, t *millrace.DueTimer, no
 		}
 		if i.doc.Failed == "" {
 			w.m.o.Observer.Fired(w.m.p.Name, now.Sub(t.At))
-			if err := i.fire(t.Name, t.At); err == nil {
+			err := i.fire(t.Name, t.At)
+			if err == nil {
 				millrace.TimersTable.Delete(v, id)
 				return nil
-			} else {
-				i.stop(err)
 			}
+			i.stop(err)
 		}
 	}
 	t.NextAt = now.Add(postponed)

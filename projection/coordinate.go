@@ -272,7 +272,7 @@ func (m *Model) drop(ctx context.Context, c *course, st *state) error {
 		if runs || m.s.shared && age < m.s.settle() || m.s.shared && !old && c.dropped[d.Generation] {
 			continue
 		}
-		collections := []string{m.parkedCollection(d.Generation)}
+		collections := []string{m.parkedCollection(d.Generation), m.collection(d.Generation, millrace.AsksTable.Table)}
 		for _, t := range m.p.Tables {
 			collections = append(collections, m.collection(d.Generation, t))
 		}

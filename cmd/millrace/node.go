@@ -59,7 +59,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
-		Nodes:       n.nodes(),
+		Consumers: consumers{n}, Nodes: n.nodes(),
 		Unavailable: []error{millrace.ErrUnavailable, projection.ErrReplaced},
 		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },

@@ -12,102 +12,57 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-io/millrace"
-	"github.com/millrace-io/millrace/internal/client"
-	"github.com/millrace-io/millrace/internal/jsonx"
 )
 
-// processAsk is a subcommand at work.
-type processAsk struct {
-	*cobra.Command
-	api    *client.Client
-	output string
-}
-
 func newProcessesCommand() *cobra.Command {
-	var servers []string
-	var output string
 	c := &cobra.Command{Use: "processes", Short: "See process managers and their instances", Args: cobra.NoArgs}
-	add := func(sub *cobra.Command, run func(p *processAsk, args []string) error) *cobra.Command {
-		sub.RunE = func(c *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			api, err := newClient(servers, &client.Options{RetryFor: client.DefaultRetryFor})
-			if err != nil {
-				return err
-			}
-			defer api.Close()
-			return run(&processAsk{c, api, output}, args)
-		}
-		serverFlag(sub, &servers)
-		outputFlag(sub, &output)
-		c.AddCommand(sub)
-		return sub
-	}
-	add(&cobra.Command{Use: "list", Short: "List the processes of a server", Args: cobra.NoArgs},
-		func(p *processAsk, _ []string) error { return p.list() })
-	var state, key string
-	var limit int
-	instances := add(&cobra.Command{
-		Use: "instances NAME", Short: "List the instances of a process",
-		Long: `List the instances of a process: all, by their streams; those in one state, the longest unchanged first; or those with
+	asking(c, func(add func(sub *cobra.Command, run func(p *asker, args []string) error)) {
+		add(&cobra.Command{Use: "list", Short: "List the processes of a server", Args: cobra.NoArgs},
+			func(p *asker, _ []string) error { return p.processes() })
+		var state, key string
+		var limit int
+		instances := &cobra.Command{
+			Use: "instances NAME", Short: "List the instances of a process",
+			Long: `List the instances of a process: all, by their streams; those in one state, the longest unchanged first; or those with
 a business key.`,
-		Args: cobra.ExactArgs(1),
-	}, func(p *processAsk, args []string) error { return p.instances(args[0], state, key, limit) })
-	instances.Flags().StringVar(&state, "state", "", "only those in this state")
-	instances.Flags().StringVar(&key, "key", "", "only those with this business key")
-	instances.Flags().IntVar(&limit, "limit", 100, "how many at the most")
-	instances.MarkFlagsMutuallyExclusive("state", "key")
-	add(&cobra.Command{
-		Use: "show NAME STREAM", Short: "Show what a process has made of a stream",
-		Long: `Show the instance of a stream: its state, what it waits for, the commands that it has sent with their outcomes, its calls
+			Args: cobra.ExactArgs(1),
+		}
+		instances.Flags().StringVar(&state, "state", "", "only those in this state")
+		instances.Flags().StringVar(&key, "key", "", "only those with this business key")
+		instances.Flags().IntVar(&limit, "limit", 100, "how many at the most, up to 500")
+		add(instances, func(p *asker, args []string) error { return p.instances(args[0], state, key, limit) })
+		add(&cobra.Command{
+			Use: "show NAME STREAM", Short: "Show what a process has made of a stream",
+			Long: `Show the instance of a stream: its state, what it waits for, the commands that it has sent with their outcomes, its calls
 and its timers.`,
-		Args: cobra.ExactArgs(2),
-	}, func(p *processAsk, args []string) error { return p.show(args[0], args[1]) })
+			Args: cobra.ExactArgs(2),
+		}, func(p *asker, args []string) error { return p.instance(args[0], args[1]) })
+	})
 	return c
 }
 
-// get asks the server and prints its answer where that is what is wanted; otherwise it is read into v.
-func (p *processAsk) get(path string, v any) (printed bool, err error) {
-	r, err := p.api.Get(p.Context(), path)
-	if err == nil {
-		err = r.Err()
-	}
-	if err != nil {
-		return false, err
-	}
-	if p.output == "json" {
-		_, err = fmt.Fprintf(p.OutOrStdout(), "%s\n", r.Body)
-		return true, err
-	}
-	if err := jsonx.Unmarshal(r.Body, v); err != nil {
-		return false, fmt.Errorf("the server's answer: %w", err)
-	}
-	return false, nil
-}
-
-func (p *processAsk) list() error {
+func (p *asker) processes() error {
 	var all struct {
 		Items []struct {
 			Name     string `json:"name"`
 			Category string `json:"category"`
-			Gap      uint64 `json:"gap"`
-			Parked   int    `json:"parked"`
-			Cursor   string `json:"cursor"`
 		} `json:"items"`
 	}
 	if printed, err := p.get("/v1/processes", &all); printed || err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(p.OutOrStdout(), 0, 4, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NAME\tCATEGORY\tGAP\tPARKED")
+	_, _ = fmt.Fprintln(w, "NAME\tCATEGORY")
 	for _, s := range all.Items {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\n", s.Name, s.Category, s.Gap, s.Parked)
+		_, _ = fmt.Fprintf(w, "%s\t%s\n", s.Name, s.Category)
 	}
 	return w.Flush()
 }
 
-func (p *processAsk) instances(name, state, key string, limit int) error {
+func (p *asker) instances(name, state, key string, limit int) error {
+	if state != "" && key != "" {
+		return badSetting("state", "cannot be combined with --key")
+	}
 	q := url.Values{"limit": {strconv.Itoa(limit)}}
 	if state != "" {
 		q.Set("state", state)
@@ -149,7 +104,7 @@ func standing(i *millrace.Instance) string {
 	return i.State
 }
 
-func (p *processAsk) show(name, stream string) error {
+func (p *asker) instance(name, stream string) error {
 	var i millrace.Instance
 	printed, err := p.get("/v1/processes/"+url.PathEscape(name)+"/instances/"+url.PathEscape(stream), &i)
 	if printed || err != nil {

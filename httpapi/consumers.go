@@ -1,0 +1,172 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// Consumers are all that follows the feed, as the API shows it. The wiring implements it.
+type Consumers interface {
+	// Names gives, for the name of each consumer as people know it, the one that its checkpoints and documents have.
+	Names() map[string]string
+	// Redrive asks for a stream that is parked for a consumer, by the latter name, to be gone on with. Errors:
+	// [millrace.ErrNotFound] where it is not parked, [millrace.ErrInvalid].
+	Redrive(ctx context.Context, consumer string, s millrace.Stream) error
+}
+
+// consumerStatus is how a consumer is.
+type consumerStatus struct {
+	Name   string `json:"name"`
+	Gap    uint64 `json:"gap"`    // events behind
+	Parked int    `json:"parked"` // streams that wait behind a failed event, up to maxCounted
+	Cursor string `json:"cursor"` // what it has seen
+}
+
+type consumerList struct {
+	Items []consumerStatus `json:"items"`
+}
+
+// parkedStream is a stream that a consumer has given up. The text of the error is not shown: it may hold what the event held.
+type parkedStream struct {
+	Stream   string    `json:"stream"`
+	Version  uint64    `json:"version"` // of the event that failed
+	Position uint64    `json:"position"`
+	Reason   string    `json:"reason"`
+	Attempts int       `json:"attempts"`
+	Since    time.Time `json:"since"`
+}
+
+type parkedPage struct {
+	Items []parkedStream `json:"items"`
+	Next  string         `json:"next_cursor,omitempty"`
+}
+
+// maxCounted bounds what is counted by reading it.
+const maxCounted = 1000
+
+type redriveBody struct {
+	Stream string `json:"stream"`
+}
+
+func (a *API) registerConsumers(c Consumers) {
+	find := func(x *exchange, do func(name, consumer string)) {
+		name := x.r.PathValue("name")
+		consumer, ok := c.Names()[name]
+		if !ok {
+			x.fail(kindNotFound.with("there is no consumer of that name"))
+			return
+		}
+		do(name, consumer)
+	}
+	a.handle("/v1/consumers", methods{{"GET", func(x *exchange) { x.listConsumers(c) }}})
+	a.handle("/v1/consumers/{name}/parked", methods{{"GET", func(x *exchange) { find(x, x.listParked) }}})
+	a.handle("/v1/consumers/{name}/redrive", methods{{"POST", func(x *exchange) {
+		find(x, func(_, consumer string) { x.redrive(c, consumer) })
+	}}})
+}
+
+func (x *exchange) listConsumers(c Consumers) {
+	if _, fault := x.query(); fault != nil {
+		x.fail(fault)
+		return
+	}
+	out := consumerList{Items: []consumerStatus{}}
+	for name, consumer := range c.Names() {
+		st, err := x.consumerStatus(name, consumer)
+		if err != nil {
+			x.failWith(err)
+			return
+		}
+		out.Items = append(out.Items, st)
+	}
+	slices.SortFunc(out.Items, func(a, b consumerStatus) int { return strings.Compare(a.Name, b.Name) })
+	x.sendValue(http.StatusOK, out, nil)
+}
+
+func (x *exchange) consumerStatus(name, consumer string) (consumerStatus, error) {
+	st := consumerStatus{Name: name}
+	head := x.api.store.Head()
+	at, err := x.api.store.Checkpoints(x.r.Context(), consumer)
+	if err != nil {
+		return st, err
+	}
+	st.Cursor = at.String()
+	for partition, position := range head.Positions {
+		st.Gap += position - min(at.Position(partition), position)
+	}
+	for _, err := range x.api.store.Documents(x.r.Context(), parkedOf(consumer)) {
+		if err != nil {
+			return st, err
+		}
+		if st.Parked++; st.Parked == maxCounted {
+			break
+		}
+	}
+	return st, nil
+}
+
+func parkedOf(consumer string) millrace.Query {
+	return millrace.Query{Collection: consumer + "." + millrace.ParkedName, Index: -1, Partition: -1}
+}
+
+func (x *exchange) listParked(name, consumer string) {
+	values, fault := x.query("limit", "cursor")
+	if fault != nil {
+		x.fail(fault)
+		return
+	}
+	limit, fault := pageLimit(values.Get("limit"))
+	if fault != nil {
+		x.fail(fault)
+		return
+	}
+	q, bound := parkedOf(consumer), "parked\x01"+name
+	if token := values.Get("cursor"); token != "" {
+		var ok bool
+		if q.After, ok = x.api.seal.openPlace(bound, token); !ok {
+			x.fail(kindInvalidCursor.with("cursor is not one of this list"))
+			return
+		}
+	}
+	page := parkedPage{Items: []parkedStream{}}
+	var last millrace.Place
+	for d, err := range x.api.store.Documents(x.r.Context(), q) {
+		var p *millrace.Parked
+		if err == nil {
+			p, err = millrace.ParkedTable.Decode(d.Data)
+		}
+		if err != nil {
+			x.failWith(err)
+			return
+		}
+		if len(page.Items) == limit {
+			page.Next = x.api.seal.sealPlace(bound, last)
+			x.linkNext(page.Next)
+			break
+		}
+		page.Items = append(page.Items, parkedStream{
+			Stream: p.Stream, Version: p.Version, Position: p.Position, Reason: p.Reason, Attempts: p.Attempts, Since: p.Since,
+		})
+		last = d.Place(-1)
+	}
+	x.sendValue(http.StatusOK, page, nil)
+}
+
+func (x *exchange) redrive(c Consumers, consumer string) {
+	if _, fault := x.query(); fault != nil {
+		x.fail(fault)
+		return
+	}
+	var body redriveBody
+	if fault := x.optional(&body); fault != nil {
+		x.fail(fault)
+		return
+	}
+	err := c.Redrive(x.r.Context(), consumer, millrace.Stream(body.Stream))
+	x.sendValue(http.StatusAccepted, body, err)
+}

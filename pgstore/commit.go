@@ -26,7 +26,7 @@ type commit struct {
 	guarded []int
 	held    []string
 
-	waiting int // commands that are kept without a decision
+	fresh   int // decisions that come with their command, in its outcome's row; commands are those without a decision
 	settled int // decisions on commands that were kept before
 	seen    map[string]*millrace.Fingerprint
 }
@@ -39,9 +39,38 @@ type owner struct {
 
 func (c *commit) empty() bool { return c.commands.n == 0 && c.outcomes.n == 0 }
 
+// newCommit is a transaction with room for all requests.
+func newCommit(parts []*part) *commit {
+	var commands, outcomes, events struct{ rows, payload int }
+	for _, p := range parts {
+		for _, r := range p.reqs {
+			for i := range r.batch.Accepted {
+				commands.rows++
+				commands.payload += len(r.batch.Accepted[i].Command.Data)
+			}
+			for i := range r.batch.Decisions {
+				d := &r.batch.Decisions[i]
+				outcomes.rows++
+				if d.Fresh {
+					outcomes.payload += len(d.Command.Data)
+				}
+				for k := range d.Events {
+					events.rows++
+					events.payload += len(d.Events[k].Data)
+				}
+			}
+		}
+	}
+	c := &commit{seen: make(map[string]*millrace.Fingerprint, commands.rows+outcomes.rows)}
+	c.commands.room(commands.rows, commands.payload)
+	c.outcomes.room(outcomes.rows, outcomes.payload)
+	c.events.room(events.rows, events.payload)
+	return c
+}
+
 // build lays out the rows of all requests that are not refused.
 func (w *writers) build(parts []*part) *commit {
-	c := &commit{seen: map[string]*millrace.Fingerprint{}}
+	c := newCommit(parts)
 	for _, p := range parts {
 		at := p.from
 		for i, r := range p.reqs {
@@ -58,7 +87,7 @@ func (w *writers) build(parts []*part) *commit {
 			}
 			for i := range r.batch.Accepted {
 				a := &r.batch.Accepted[i]
-				c.keep(p.partition, a.Command, &a.Fingerprint, false)
+				c.keep(p.partition, a.Command, &a.Fingerprint)
 			}
 			inOrder := false
 			for i := range r.batch.Decisions {
@@ -127,46 +156,51 @@ func (c *commit) guard(partition int, held []string) {
 	c.held = append(c.held, held...)
 }
 
-// keep adds a command; false where the transaction has it already.
-func (c *commit) keep(partition int, cmd *millrace.Command, fp *millrace.Fingerprint, fresh bool) bool {
+// first says whether the transaction has not met a command before.
+func (c *commit) first(cmd *millrace.Command, fp *millrace.Fingerprint) bool {
 	if c.seen[cmd.ID] != nil {
 		return false
 	}
 	c.seen[cmd.ID] = fp
-	if !fresh {
-		c.waiting++
+	return true
+}
+
+// keep adds a command without a decision.
+func (c *commit) keep(partition int, cmd *millrace.Command, fp *millrace.Fingerprint) {
+	if !c.first(cmd, fp) {
+		return
 	}
 	r := &c.commands
-	r.begin(12)
+	r.begin(11)
 	r.int4(partition)
 	r.text(cmd.ID)
 	r.text(string(cmd.Stream))
 	r.text(cmd.Type)
 	r.int8(cmd.Time.UnixNano())
-	if cmd.Expected != nil {
-		r.count(*cmd.Expected) // the highest bit is taken for a sign, and back again
-	} else {
-		r.null(oidInt8)
-	}
+	r.expected(cmd)
 	r.text(cmd.CorrelationID)
 	r.text(cmd.CausationID)
 	r.text(cmd.Source)
 	r.data(cmd.Data)
 	r.data(fp[:])
-	r.bool(fresh)
 	r.end()
-	return true
+}
+
+// expected adds the version that a command expects.
+func (a *array) expected(cmd *millrace.Command) {
+	if cmd.Expected != nil {
+		a.count(*cmd.Expected) // the highest bit is taken for a sign, and back again
+	} else {
+		a.null(oidInt8)
+	}
 }
 
 // decide adds a decision with its events. It says whether the command comes with it.
 func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fresh bool) {
 	cmd, at := d.Command, d.Time.UnixNano()
-	fresh = d.Fresh && c.keep(partition, cmd, &d.Fingerprint, true)
-	if !fresh {
-		c.settled++
-	}
+	fresh = d.Fresh && c.first(cmd, &d.Fingerprint)
 	o := &c.outcomes
-	o.begin(14)
+	o.begin(19)
 	o.int4(partition)
 	o.int8(ordinal)
 	o.text(cmd.ID)
@@ -178,13 +212,29 @@ func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fre
 	o.text(string(cmd.Stream))
 	o.text(cmd.CorrelationID)
 	o.data(d.Fingerprint[:])
+	if fresh {
+		c.fresh++
+		o.text(cmd.Type)
+		o.int8(cmd.Time.UnixNano())
+		o.expected(cmd)
+		o.text(cmd.CausationID)
+		o.text(cmd.Source)
+		o.data(cmd.Data)
+	} else {
+		c.settled++
+		o.null(oidText)
+		o.null(oidInt8)
+		o.null(oidInt8)
+		o.null(oidText)
+		o.null(oidText)
+		o.null(oidData)
+	}
 	if d.Status != millrace.StatusDecided {
 		o.data(d.Encoded)
 	} else {
 		o.null(oidData)
 	}
 	o.data(d.Chain[:])
-	o.bool(fresh)
 	o.end()
 	for i := range d.Events {
 		e := &d.Events[i]
@@ -222,8 +272,8 @@ func (d *Driver) write(c *commit) (err error) {
 			d.backlog.end(added - removed)
 		}
 	}()
-	if !claim && c.commands.n > 0 {
-		if err := d.on(ctx, d.call(ctx, d.sql.claim, [][]byte{d.rowsParam(commandRow, &c.commands)})); err != nil {
+	if !claim && c.commands.n+c.fresh > 0 {
+		if err := d.on(ctx, d.call(ctx, d.sql.claim, d.claimParams(c))); err != nil {
 			return err
 		}
 	}
@@ -236,6 +286,10 @@ func (d *Driver) write(c *commit) (err error) {
 		return d.on(ctx, d.call(ctx, d.sql.keep, d.keepParams(c, claim), &added))
 	}
 	return d.on(ctx, d.call(ctx, d.sql.decide, d.decideParams(c, claim), &added, &removed))
+}
+
+func (d *Driver) claimParams(c *commit) [][]byte {
+	return [][]byte{d.rowsParam(commandRow, &c.commands), d.rowsParam(outcomeRow, &c.outcomes)}
 }
 
 func (d *Driver) keepParams(c *commit, claim bool) [][]byte {
@@ -294,7 +348,7 @@ func (d *Driver) applied(parts []*part, c *commit) {
 		}
 	}
 	d.heads.committed(moved, to)
-	d.stats.wrote(len(parts), c.commands.n, c.outcomes.n, c.events.n)
+	d.stats.wrote(len(parts), c.commands.n+c.fresh, c.outcomes.n, c.events.n)
 	d.notify.mark(parts)
 }
 

@@ -20,7 +20,7 @@ const (
 
 func nextPage(n int) int { return min(4*n, lastPage) }
 
-// scanCommand reads commandColumns behind other columns.
+// scanCommand reads commandColumns or freshColumns behind other columns.
 func scanCommand(rows pgx.Rows, before ...any) (millrace.AcceptedCommand, error) {
 	c := &millrace.Command{}
 	var at int64

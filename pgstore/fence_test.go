@@ -1,12 +1,16 @@
 package pgstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace-io/millrace"
 )
@@ -242,11 +246,99 @@ func TestFenceControls(t *testing.T) {
 	}
 }
 
+// places are the rows that hold a command of a store of nodes: those of commands, and those of outcomes.
+func places(t *testing.T, dsn, id string) (commands, outcomes int) {
+	t.Helper()
+	return ask[int](t, dsn, "select count(*) from fence.commands where id = $1", id),
+		ask[int](t, dsn, "select count(*) from fence.outcomes where command_id = $1 and type is not null", id)
+}
+
+// foundIn checks that a command is kept once, in commands or in its outcome's row, and that readers find it whole there.
+func foundIn(t *testing.T, s *millrace.Store, dsn string, c *millrace.Command, inCommands bool) {
+	t.Helper()
+	commands, outcomes := places(t, dsn, c.ID)
+	if (commands == 1) != inCommands || commands+outcomes != 1 {
+		t.Errorf("%s: %d rows of commands and %d of outcomes hold it", c.ID, commands, outcomes)
+	}
+	got, err := s.Command(patient(t), c.ID)
+	if diff := cmp.Diff(*c, got); err != nil || diff != "" {
+		t.Errorf("%s: %v, sent -, found +:\n%s", c.ID, err, diff)
+	}
+	o, err := s.Lookup(patient(t), c.ID)
+	if err != nil || o.Fingerprint != c.Fingerprint() || o.Stream != c.Stream {
+		t.Errorf("%s: its outcome is %+v %v", c.ID, o, err)
+	}
+}
+
+// A command that comes with its decision is a part of its outcome's row; one that was kept first has its own. Whoever reads
+// does not see which: all of it is there, and the log is the same.
+func TestCommandsInEitherPlace(t *testing.T) {
+	dsn := server(t).DSN("postgres")
+	s, _ := node(t, dsn, "a", nil)
+	acquire(t, s, 1)
+	expected := ^uint64(0)
+	full := func(id string) *millrace.Command {
+		c := command(id, 1)
+		c.Expected, c.CausationID, c.CorrelationID = &expected, "cause", "correlation"
+		return c
+	}
+	refused := func(c *millrace.Command, fresh bool) millrace.Decision {
+		d := decided(c, fresh, 0)
+		d.Status, d.Refusal = millrace.StatusRefused, &millrace.Refusal{Kind: millrace.RefusedVersion, Code: "no"}
+		return d
+	}
+	kept := []*millrace.Command{full("kept"), command("kept plain", 1), full("kept and refused"), full("waiting")}
+	fresh := []*millrace.Command{full("fresh"), command("fresh plain", 1), full("fresh and refused")}
+	var acceptances []millrace.AcceptedCommand
+	for _, c := range kept {
+		acceptances = append(acceptances, accepted(c))
+	}
+	must(t, s.Accept(patient(t), 1, acceptances))
+	must(t, commitOne(s, 1, decided(fresh[0], true, 2), decided(kept[0], false, 2), decided(fresh[1], true, 0)))
+	must(t, commitOne(s, 1, decided(kept[1], false, 1), refused(kept[2], false)))
+	must(t, commitOne(s, 1, refused(fresh[2], true)))
+	for _, c := range kept {
+		foundIn(t, s, dsn, c, true)
+	}
+	for _, c := range fresh {
+		foundIn(t, s, dsn, c, false)
+	}
+	var logged []millrace.Command
+	for l, err := range driverOf(s).Log(patient(t)) {
+		must(t, err)
+		if l.Decision.Fingerprint != l.Decision.Command.Fingerprint() {
+			t.Errorf("%s: another fingerprint in the log", l.Decision.Command.ID)
+		}
+		logged = append(logged, *l.Decision.Command)
+	}
+	if diff := cmp.Diff([]millrace.Command{*fresh[0], *kept[0], *fresh[1], *kept[1], *kept[2], *fresh[2]}, logged); diff != "" {
+		t.Errorf("sent -, in the log +:\n%s", diff)
+	}
+	pending, err := collect(s.Pending(patient(t), 1))
+	if diff := cmp.Diff([]millrace.AcceptedCommand{accepted(kept[3])}, pending); err != nil || diff != "" {
+		t.Errorf("%v, waiting -, pending +:\n%s", err, diff)
+	}
+	verify(t, s)
+
+	// An outcome whose command is gone is no shorter log.
+	exec(t, dsn, "delete from fence.commands where id = 'kept and refused'")
+	if _, err := collect(driverOf(s).Log(patient(t))); !errors.Is(err, millrace.ErrCorrupt) {
+		t.Errorf("a log without one of its commands: %v", err)
+	}
+}
+
 // A node accepts a command that the owner has at the same moment with its decision: it is decided once.
 func TestFreshCommandKeptElsewhere(t *testing.T) {
+	for _, separate := range []bool{false, true} {
+		t.Run(fmt.Sprintf("separate claims %v", separate), func(t *testing.T) { freshCommandKeptElsewhere(t, separate) })
+	}
+}
+
+func freshCommandKeptElsewhere(t *testing.T, separate bool) {
 	dsn := server(t).DSN("postgres")
-	a, _ := node(t, dsn, "a", nil)
-	b, _ := node(t, dsn, "b", nil)
+	with := func(o *Options) { o.separateClaims = separate }
+	a, _ := node(t, dsn, "a", with)
+	b, _ := node(t, dsn, "b", with)
 	acquire(t, a, 3)
 	c := command("both", 3)
 	must(t, b.Accept(patient(t), 3, []millrace.AcceptedCommand{accepted(c)}))
@@ -260,13 +352,31 @@ func TestFreshCommandKeptElsewhere(t *testing.T) {
 	for p, err := range b.Pending(patient(t), 3) {
 		t.Errorf("still pending: %+v %v", p, err)
 	}
+	foundIn(t, b, dsn, c, true)
+	verify(t, b)
+
+	// The other way round: what came with its decision is sent to another node afterwards, and not kept again.
+	alone := command("alone", 3)
+	must(t, commitOne(a, 3, decided(alone, true, 1)))
+	must(t, b.Accept(patient(t), 3, []millrace.AcceptedCommand{accepted(alone), accepted(command("with it", 3))}))
+	foundIn(t, b, dsn, alone, separate)
+	for p, err := range b.Pending(patient(t), 3) {
+		if must(t, err); p.Command.ID != "with it" {
+			t.Errorf("pending: %s", p.Command.ID)
+		}
+	}
+	must(t, commitOne(a, 3, decided(command("with it", 3), false, 1)))
 	verify(t, b)
 
 	// Twice decided is once too often.
 	var conflict *ConflictError
-	err = commitOne(a, 3, decided(command("before", 3), true, 1), decided(c, true, 1))
-	if !errors.As(err, &conflict) || !slices.Equal(conflict.IDs, []string{"both"}) {
+	err = commitOne(a, 3, decided(command("before", 3), true, 1), decided(c, true, 1), decided(alone, true, 1))
+	if !errors.As(err, &conflict) || !slices.Equal(conflict.IDs, []string{"both", "alone"}) {
 		t.Errorf("a second decision says %v", err)
+	}
+	a.Reload(3)
+	if err := commitOne(a, 3, decided(alone, false, 1)); !errors.As(err, &conflict) || !slices.Equal(conflict.IDs, []string{"alone"}) {
+		t.Errorf("a second decision, as on a command that was kept, says %v", err)
 	}
 	if _, err := a.Lookup(patient(t), "before"); !errors.Is(err, millrace.ErrNotFound) {
 		t.Errorf("a part of the batch is there: %v", err)
@@ -278,6 +388,109 @@ func TestFreshCommandKeptElsewhere(t *testing.T) {
 	a.Reload(3)
 	must(t, commitOne(a, 3, decided(command("anew", 3), true, 1)))
 	verify(t, a)
+}
+
+// atOnce has the owner commit a command with its decision while another node keeps it: the one writes first, and the other
+// before that is committed. It says what verify finds then.
+func atOnce(t *testing.T, separate, ownerFirst bool, edit func(string) string) (a *millrace.Store, dsn string, c *millrace.Command, problems []string) {
+	t.Helper()
+	dsn = server(t).DSN("postgres")
+	with := func(o *Options) { o.separateClaims, o.edit = separate, edit }
+	a, da := node(t, dsn, "a", with)
+	b, db := node(t, dsn, "b", with)
+	acquire(t, a, 3)
+	c = command("both", 3)
+	keep := &millrace.Batch{Partition: 3, Accepted: []millrace.AcceptedCommand{accepted(c)}}
+	decision := decided(c, true, 1)
+	kept := db.w.build([]*part{{partition: 3, reqs: []*request{{batch: keep}}}})
+	one := da.next(3, decision)
+	if separate { // both have claimed before either writes
+		for _, x := range []*commit{kept, one} {
+			must(t, da.on(patient(t), da.call(patient(t), da.sql.claim, da.claimParams(x))))
+		}
+	}
+	first := begin(t, dsn)
+	var second <-chan error
+	var n, m int64
+	if ownerFirst {
+		must(t, da.call(patient(t), da.sql.decide, da.decideParams(one, !separate), &n, &m)(first.Conn()))
+		second = send(b, keep)
+	} else {
+		must(t, db.call(patient(t), db.sql.keep, db.keepParams(kept, !separate), &n)(first.Conn()))
+		second = send(a, &millrace.Batch{Partition: 3, Decisions: []millrace.Decision{decision}})
+	}
+	select {
+	case err := <-second: // nothing held it up
+		must(t, err)
+		must(t, first.Commit(patient(t)))
+	case <-waits(t, dsn):
+		must(t, first.Commit(patient(t)))
+		must(t, <-second)
+	}
+	must(t, a.Verify(patient(t), func(problem string) { problems = append(problems, problem) }))
+	return a, dsn, c, problems
+}
+
+// waits is closed when a statement waits for a lock.
+func waits(t *testing.T, dsn string) <-chan struct{} {
+	t.Helper()
+	ctx, cancel := context.WithCancel(patient(t))
+	conn, err := pgx.Connect(ctx, dsn)
+	must(t, err)
+	found, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for n := 0; pause(ctx, nil, time.Millisecond); {
+			if err := conn.QueryRow(ctx, "select count(*)::integer from pg_stat_activity where wait_event_type = 'Lock'").Scan(&n); err != nil {
+				return
+			}
+			if n > 0 {
+				close(found)
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-ended; _ = conn.Close(context.Background()) })
+	return found
+}
+
+// Two nodes write the same command at the same time, one of them with its decision. The second waits for the first, and finds
+// what it did: the command is there once, decided once, and waits no more.
+func TestFreshCommandKeptElsewhereAtOnce(t *testing.T) {
+	for _, separate := range []bool{false, true} {
+		for _, ownerFirst := range []bool{false, true} {
+			t.Run(fmt.Sprintf("separate claims %v, owner first %v", separate, ownerFirst), func(t *testing.T) {
+				s, dsn, c, problems := atOnce(t, separate, ownerFirst, nil)
+				if problems != nil {
+					t.Errorf("verify: %q", problems)
+				}
+				foundIn(t, s, dsn, c, separate || !ownerFirst)
+				if o, err := s.Lookup(patient(t), c.ID); err != nil || o.Status != millrace.StatusDecided {
+					t.Errorf("%+v %v", o, err)
+				}
+			})
+		}
+	}
+	// The controls: without a look into the outcomes, and with no row of commands that tells who was first where claims do
+	// not, the command is there twice, and waits for a decision that it has.
+	for name, change := range map[string][2]string{
+		"no look":          {"where not exists (select from {schema}.outcomes o where o.partition = g.partition and o.command_id = g.id)", ""},
+		"none of commands": {"alone := do_claim and ", "alone := not do_claim or "},
+	} {
+		t.Run("control: "+name, func(t *testing.T) {
+			_, _, _, problems := atOnce(t, name != "no look", true, func(text string) string {
+				edited := strings.Replace(text, change[0], change[1], 1)
+				if edited == text {
+					t.Error("what protects is not where the test looks for it")
+				}
+				return edited
+			})
+			found := strings.Join(problems, "\n")
+			if !strings.Contains(found, "kept twice") || !strings.Contains(found, "pending commands that are decided") {
+				t.Errorf("verify finds %q", problems)
+			}
+		})
+	}
 }
 
 // The same id with another content is refused wherever it comes from, and spoils nothing else that is written with it.

@@ -147,17 +147,21 @@ func (h *hazards) decideIn(tx pgx.Tx, partition int) error {
 	h.Helper()
 	h.calls++
 	d := driverOf(h.a)
-	one := decided(command(fmt.Sprint("in", h.calls), partition), true, 2)
+	c := d.next(partition, decided(command(fmt.Sprint("in", h.calls), partition), true, 2))
+	var added, removed int64
+	return d.call(patient(h), d.sql.decide, d.decideParams(c, true), &added, &removed)(tx.Conn())
+}
+
+// next is a transaction of one decision behind the head of a partition.
+func (d *Driver) next(partition int, one millrace.Decision) *commit {
 	from := d.heads.get(partition)
 	one.Position = from.Position
 	one.Encoded = millrace.AppendDecision(nil, &one)
 	one.Chain = millrace.NextChain(from.Chain, one.Encoded)
-	c := d.w.build([]*part{{
+	return d.w.build([]*part{{
 		partition: partition, epoch: d.leases.epoch(partition), from: from,
 		reqs: []*request{{batch: &millrace.Batch{Partition: partition, Decisions: []millrace.Decision{one}}}},
 	}})
-	var added, removed int64
-	return d.call(patient(h), d.sql.decide, d.decideParams(c, true), &added, &removed)(tx.Conn())
 }
 
 // commit ends a transaction of decideIn, and has the owner go on from there.
@@ -266,7 +270,7 @@ func (h *hazards) lateCommand() {
 	fp := late.Fingerprint()
 	slow := begin(h.T, h.dsn)
 	c := &commit{seen: map[string]*millrace.Fingerprint{}}
-	c.keep(2, late, &fp, false)
+	c.keep(2, late, &fp)
 	var added int64
 	must(h, driverOf(h.a).call(patient(h), driverOf(h.a).sql.keep, driverOf(h.a).keepParams(c, true), &added)(slow.Conn()))
 	early := command("early", 2)

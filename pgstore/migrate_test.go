@@ -300,7 +300,7 @@ func TestRuntimeRole(t *testing.T) {
 	verify(t, s)
 	must(t, s.Close())
 	for _, sql := range []string{
-		"update s.events set data = ''", "delete from s.events", "delete from s.outcomes", "update s.commands set data = ''", "delete from s.keys",
+		"update s.events set data = ''", "delete from s.events", "delete from s.outcomes", "update s.outcomes set data = ''", "update s.commands set data = ''", "delete from s.keys",
 		"update s.store set epoch = 2", "drop table s.events", "create table s.more ()",
 	} {
 		conn := as(t, dsn, "runtime")

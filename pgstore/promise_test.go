@@ -64,9 +64,9 @@ func hangs(t *testing.T, trusting bool) (acked, seen int) {
 			t.Errorf("it says %v", err)
 		}
 	}
-	seen = ask[int](t, server.DSN("postgres"), "select count(*)::integer from s.commands where id <> 'before'")
+	seen = ask[int](t, server.DSN("postgres"), "select count(*)::integer from s.keys where id <> 'before'")
 	takeOver(t, server, standby, proxy)
-	if n := ask[int](t, proxy.DSN("postgres"), "select count(*)::integer from s.commands where id <> 'before'"); n != 0 {
+	if n := ask[int](t, proxy.DSN("postgres"), "select count(*)::integer from s.keys where id <> 'before'"); n != 0 {
 		t.Errorf("the standby has %d commands that it was not to have", n)
 	}
 	if trusting {

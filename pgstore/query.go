@@ -36,9 +36,9 @@ func newStatements(schema string) statements {
 		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
 		backlog: sql(`select count(*) from S.pending`),
 
-		keep:        sql(`select added from S.keep($1, $2)`),
+		keep:        sql(`select added from S.keep($1, $2, '{}')`),
 		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9)`),
-		claim:       sql(`select S.claim($1)`),
+		claim:       sql(`select S.claim($1, $2)`),
 		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5, $6)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)
@@ -53,7 +53,9 @@ func newStatements(schema string) statements {
 		commandsOf: sql(`select c.id, c.partition, c.time_ns, c.stream, c.fingerprint
 			from unnest($1::integer[], $2::text[]) u(partition, id)
 			join S.commands c on c.partition = u.partition and c.id = u.id`),
-		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2`),
+		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2
+			union all
+			select ` + freshColumns + ` from S.outcomes o where o.partition = $1 and o.command_id = $2 and o.type is not null`),
 		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),
@@ -71,9 +73,13 @@ func newStatements(schema string) statements {
 					order by e.position limit $4) e
 			) e where coalesce(e.before, 0) < $5 order by b.partition, e.position`),
 
-		log: sql(`select o.ordinal, o.status, o.position, o.version, o.events, o.time_ns, o.encoded, o.chain, ` + commandColumns + `
-			from S.outcomes o join S.commands c on c.partition = o.partition and c.id = o.command_id
-			where o.partition = $1 and o.ordinal > $2 and o.ordinal <= $3 order by o.ordinal limit $4`),
+		// An outcome without its command is left out, as one that is not there.
+		log: sql(`select o.ordinal, o.status, o.position, o.version, o.events, o.time_ns, o.encoded, o.chain,
+				o.command_id, o.stream, coalesce(o.type, c.type), coalesce(o.command_time_ns, c.time_ns), coalesce(o.expected, c.expected),
+				o.correlation_id, coalesce(o.causation_id, c.causation_id), coalesce(o.source, c.source), coalesce(o.data, c.data), o.fingerprint
+			from S.outcomes o left join S.commands c on c.partition = o.partition and c.id = o.command_id
+			where o.partition = $1 and o.ordinal > $2 and o.ordinal <= $3 and (o.type is not null or c.type is not null)
+			order by o.ordinal limit $4`),
 		logEvents:   sql(`select position, type, data from S.events where partition = $1 and position > $2 and position <= $3 order by position`),
 		collections: sql(`select distinct collection from S.documents order by 1`),
 		consumers:   sql(`select distinct consumer from S.checkpoints order by 1`),
@@ -101,8 +107,11 @@ func newStatements(schema string) statements {
 	}
 }
 
-// commandColumns are what scanCommand reads.
-const commandColumns = `c.id, c.stream, c.type, c.time_ns, c.expected, c.correlation_id, c.causation_id, c.source, c.data, c.fingerprint`
+// What scanCommand reads: of a command that was kept before it was decided, and of one that came with its decision.
+const (
+	commandColumns = `c.id, c.stream, c.type, c.time_ns, c.expected, c.correlation_id, c.causation_id, c.source, c.data, c.fingerprint`
+	freshColumns   = `o.command_id, o.stream, o.type, o.command_time_ns, o.expected, o.correlation_id, o.causation_id, o.source, o.data, o.fingerprint`
+)
 
 const (
 	// readPatience bounds a read: one that takes longer reads too much at once, or waits for a database that is gone.

@@ -52,6 +52,16 @@ type array struct {
 // arrayHeader: dimensions, whether there are nulls, the type of the elements, their number, the index of the first.
 const arrayHeader = 5 * 4
 
+// rowRoom is about what a row takes beside its payload.
+const rowRoom = 512
+
+// room makes room for so many rows, so that they are not copied again and again as the array grows.
+func (a *array) room(rows, payload int) {
+	if rows > 0 {
+		a.buf = make([]byte, 0, arrayHeader+rows*rowRoom+payload)
+	}
+}
+
 // begin starts a row of so many columns, which must all be added before the next one.
 func (a *array) begin(columns uint32) {
 	if a.n == 0 {

@@ -27,6 +27,7 @@ begin
 	return null;
 end $$;
 create trigger fail after insert on s.commands for each statement execute function s.fail();
+create trigger fail after insert on s.outcomes for each statement execute function s.fail();
 create trigger fail after insert on s.documents for each statement execute function s.fail();
 `
 

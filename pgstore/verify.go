@@ -16,7 +16,7 @@ const verifyPage = 500
 
 // Verify implements millrace.Driver. It computes all positions, versions and chains again from outcomes and events and
 // compares them with the heads; it checks fingerprints; that every command has its claim, and either an outcome or a
-// place among the pending; and that documents and the entries of their indexes belong together. It reads in one
+// place among the pending; that every outcome has its command, in one place; and that documents and the entries of their indexes belong together. It reads in one
 // snapshot and may run beside writers. That snapshot keeps the database from clearing away what is newer.
 func (d *Driver) Verify(ctx context.Context, report func(string)) error {
 	if err := d.reads.Enter(); err != nil {
@@ -119,11 +119,18 @@ func (v *verifier) counts() error {
 var wrongRows = []struct{ what, count string }{
 	{"streams have a gap in their versions", `select partition, count(*) from (
 		select partition from S.events group by partition, stream having min(version) <> 1 or max(version) <> count(*)) x`},
-	{"commands without their claim of the id", `select c.partition, count(*) from S.commands c left join S.keys k on k.id = c.id
+	{"commands without their claim of the id", `select c.partition, count(*) from (
+			select partition, id, fingerprint from S.commands
+			union all select partition, command_id, fingerprint from S.outcomes where type is not null
+		) c left join S.keys k on k.id = c.id
 		where k.id is null or k.partition <> c.partition or k.fingerprint <> c.fingerprint`},
 	{"outcomes without their command, or of another content", `select o.partition, count(*) from S.outcomes o
 		left join S.commands c on c.partition = o.partition and c.id = o.command_id
-		where c.id is null or c.fingerprint <> o.fingerprint or c.stream <> o.stream`},
+		where o.type is null and (c.id is null or c.fingerprint <> o.fingerprint or c.stream <> o.stream or c.correlation_id <> o.correlation_id)`},
+	{"outcomes with a part of a command", `select o.partition, count(*) from S.outcomes o
+		where not ` + wholeCommand + ` and (o.expected is not null or num_nonnulls(o.type, o.command_time_ns, o.causation_id, o.source, o.data) > 0)`},
+	{"commands that are kept twice", `select c.partition, count(*) from S.commands c
+		join S.outcomes o on o.partition = c.partition and o.command_id = c.id where o.type is not null`},
 	{"undecided commands that are not pending", `select c.partition, count(*) from S.commands c
 		where not exists (select from S.outcomes o where o.partition = c.partition and o.command_id = c.id)
 		and not exists (select from S.pending w where w.partition = c.partition and w.id = c.id)`},
@@ -287,21 +294,34 @@ func (x *verified) check(p int, at *head, events []millrace.Recorded) error {
 	return nil
 }
 
+// wholeCommand: an outcome holds its command.
+const wholeCommand = `num_nulls(o.type, o.command_time_ns, o.causation_id, o.source, o.data) = 0`
+
 // commands checks the fingerprints.
 func (v *verifier) commands() error {
-	p, id, n := -1, "", verifyPage
-	for n == verifyPage {
+	var id string
+	err := v.fingerprints("commands", `select c.partition, c.id, `+commandColumns+` from S.commands c where (c.partition, c.id) > ($1, $2)
+		order by c.partition, c.id limit $3`, &id)
+	if err != nil {
+		return err
+	}
+	var ordinal int64
+	return v.fingerprints("outcomes", `select o.partition, o.ordinal, `+freshColumns+` from S.outcomes o
+		where (o.partition, o.ordinal) > ($1, $2) and `+wholeCommand+` order by o.partition, o.ordinal limit $3`, &ordinal)
+}
+
+// fingerprints checks those of the commands of a table, page by page; at is where the last column of its key goes.
+func (v *verifier) fingerprints(table, text string, at any) error {
+	for p, n := -1, verifyPage; n == verifyPage; {
 		n = 0
-		err := v.each(`select c.partition, `+commandColumns+` from S.commands c where (c.partition, c.id) > ($1, $2)
-			order by c.partition, c.id limit $3`, []any{p, id, verifyPage}, func(r pgx.Rows) error {
-			a, err := scanCommand(r, &p)
+		err := v.each(text, []any{p, at, verifyPage}, func(r pgx.Rows) error {
+			a, err := scanCommand(r, &p, at)
 			if err != nil {
 				return err
 			}
 			n++
-			id = a.Command.ID
 			if a.Command.Fingerprint() != a.Fingerprint {
-				v.report(fmt.Sprintf("commands: partition %d: the fingerprint of a command is not that of its content", p))
+				v.report(fmt.Sprintf("%s: partition %d: the fingerprint of a command is not that of its content", table, p))
 			}
 			return nil
 		})

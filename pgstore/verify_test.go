@@ -21,6 +21,9 @@ func TestVerifyNotices(t *testing.T) {
 		must(t, commitOne(s, 1, decided(command(fmt.Sprint("decided", i), 1), true, 2), refused))
 	}
 	must(t, s.Accept(ctx, 1, []millrace.AcceptedCommand{accepted(command("waiting", 1))}))
+	kept := command("kept", 2)
+	must(t, s.Accept(ctx, 2, []millrace.AcceptedCommand{accepted(kept)}))
+	must(t, commitOne(s, 2, decided(kept, false, 0)))
 	must(t, s.CommitViews(ctx, []millrace.ViewBatch{{Consumer: "c", Partition: 1, Checkpoint: 4, Puts: []millrace.Put{
 		{Document: millrace.Document{Collection: "c.d", Partition: 1, ID: "x", Data: []byte(`{"a":1}`), Keys: []string{"k", "", "l"}}},
 		{Document: millrace.Document{Collection: "c.d", Partition: 1, ID: "y", Data: []byte(`{"a":2}`), Keys: []string{"k", "m", "l"}}},
@@ -51,8 +54,18 @@ func TestVerifyNotices(t *testing.T) {
 		{"update s.store set id = 'another'", "not the one that was opened"},
 		{"delete from s.keys where id = 'decided0'", "without their claim"},
 		{"update s.keys set partition = 2 where id = 'decided0'", "without their claim"},
-		{"update s.commands set data = '{}' where id = 'decided0'", "fingerprint"},
-		{"delete from s.commands where id = 'decided0'", "without their command"},
+		{"delete from s.keys where id = 'kept'", "without their claim"},
+		{"update s.keys set fingerprint = sha256('x') where id = 'waiting'", "without their claim"},
+		{"update s.outcomes set data = '{}' where command_id = 'decided0'", "outcomes: partition 1: the fingerprint"},
+		{"update s.commands set data = '{}' where id = 'kept'", "commands: partition 2: the fingerprint"},
+		{"delete from s.commands where id = 'kept'", "1 outcomes without their command"},
+		{"update s.commands set correlation_id = 'x' where id = 'kept'", "of another content"},
+		{"update s.outcomes set (type, command_time_ns, causation_id, source, data) = (null, null, null, null, null) where command_id = 'decided0'", "1 outcomes without their command"},
+		{"update s.outcomes set source = null where command_id = 'decided0'", "1 outcomes with a part of a command"},
+		{"update s.outcomes set type = null where command_id = 'decided0'", "1 outcomes with a part of a command"},
+		{"update s.outcomes set expected = 1 where command_id = 'kept'", "1 outcomes with a part of a command"},
+		{"insert into s.commands select partition, command_id, stream, type, command_time_ns, expected, correlation_id, causation_id, source, data, fingerprint from s.outcomes where command_id = 'decided0'", "1 commands that are kept twice"},
+		{"update s.outcomes o set (type, command_time_ns, causation_id, source, data) = (select type, time_ns, causation_id, source, data from s.commands where id = 'kept') where command_id = 'kept'", "1 commands that are kept twice"},
 		{"delete from s.pending", "not pending"},
 		{"insert into s.pending values (1, now(), 1, 'decided0')", "that are decided"},
 		{"insert into s.pending values (1, now(), 1, 'nobody')", "never kept"},

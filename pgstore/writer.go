@@ -386,7 +386,7 @@ func (w *writers) try(parts []*part) (alone []*part) {
 			w.expire(parts, err)
 		case kind == faultFenced:
 			if w.resolve(parts[0], err) {
-				w.d.backlog.end(int64(c.waiting - c.settled))
+				w.d.backlog.end(int64(c.commands.n - c.settled))
 				w.d.applied(parts, c)
 				settle(parts)
 				return nil

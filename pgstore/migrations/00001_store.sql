@@ -43,6 +43,7 @@ create table {schema}.keys (
 	fingerprint bytea not null
 );
 
+-- The commands that were kept before they were decided; they stay when they are.
 create table {schema}.commands (
 	partition      integer not null,
 	id             text collate "C" not null,
@@ -69,20 +70,28 @@ create table {schema}.pending (
 
 create index pending_order on {schema}.pending (partition, accepted_at, seq, id);
 
+-- The decisions, each with its command, but for what is in commands.
 create table {schema}.outcomes (
-	partition      integer not null,
-	ordinal        bigint not null, -- from 1, without gaps
-	command_id     text collate "C" not null,
-	status         smallint not null,
-	position       bigint not null, -- before
-	version        bigint not null, -- before
-	events         integer not null,
-	time_ns        bigint not null,
-	stream         text collate "C" not null,
-	correlation_id text collate "C" not null,
-	fingerprint    bytea not null,
-	encoded        bytea, -- the canonical encoding of a refusal or a dead letter; null where the events say it all
-	chain          bytea not null,
+	partition       integer not null,
+	ordinal         bigint not null, -- from 1, without gaps
+	command_id      text collate "C" not null,
+	status          smallint not null,
+	position        bigint not null, -- before
+	version         bigint not null, -- before
+	events          integer not null,
+	time_ns         bigint not null,
+	stream          text collate "C" not null,
+	correlation_id  text collate "C" not null,
+	fingerprint     bytea not null,
+	-- The rest of a command that came with its decision; null, all of it, where the command has a row in commands.
+	type            text collate "C",
+	command_time_ns bigint,
+	expected        bigint,
+	causation_id    text collate "C",
+	source          text collate "C",
+	data            bytea,
+	encoded         bytea, -- the canonical encoding of a refusal or a dead letter; null where the events say it all
+	chain           bytea not null,
 	primary key (partition, ordinal),
 	unique (partition, command_id)
 );
@@ -136,10 +145,11 @@ create table {schema}.checkpoints (
 create type {schema}.head_row as (partition integer, epoch bigint, position bigint, chain bytea, ordinal bigint,
 	new_position bigint, new_chain bytea, new_ordinal bigint);
 create type {schema}.command_row as (partition integer, id text, stream text, type text, time_ns bigint, expected bigint,
-	correlation_id text, causation_id text, source text, data bytea, fingerprint bytea, fresh boolean);
+	correlation_id text, causation_id text, source text, data bytea, fingerprint bytea);
 create type {schema}.outcome_row as (partition integer, ordinal bigint, command_id text, status smallint, position bigint,
-	version bigint, events integer, time_ns bigint, stream text, correlation_id text, fingerprint bytea, encoded bytea,
-	chain bytea, fresh boolean);
+	version bigint, events integer, time_ns bigint, stream text, correlation_id text, fingerprint bytea,
+	type text, command_time_ns bigint, expected bigint, causation_id text, source text, data bytea, -- null but for fresh ones
+	encoded bytea, chain bytea);
 create type {schema}.event_row as (partition integer, position bigint, stream text, version bigint, type text, data bytea,
 	time_ns bigint, command_id text, correlation_id text);
 create type {schema}.document_row as (partition integer, collection text, id bytea, data bytea, is_json boolean, keys bytea,
@@ -167,76 +177,97 @@ begin
 				where e.partition = u.partition and e.stream = u.stream order by e.version desc limit 1) e;
 end $$;
 
--- claim takes command ids, and says whether all were free. It raises MR002 with the ids that another content or partition
--- has. In the order of ids, so that two callers that want the same ones wait for each other and never both.
-create function {schema}.claim(c {schema}.command_row[]) returns boolean
+-- claim takes the ids of commands that are to be kept (c) and of those that come with their decision (o, the fresh ones), and
+-- says whether all were free. It raises MR002 with the ids that another content or partition has. In the order of ids, so
+-- that two callers that want the same ones wait for each other and never both.
+create function {schema}.claim(c {schema}.command_row[], o {schema}.outcome_row[]) returns boolean
 language plpgsql set lock_timeout = '5s' as $$
 declare
+	wanted integer;
 	n integer;
 	taken text[];
 begin
+	select cardinality(c) + count(*) into wanted from unnest(o) u where u.type is not null;
 	insert into {schema}.keys (id, partition, fingerprint)
-		select u.id, u.partition, u.fingerprint from unnest(c) u order by u.id collate "C"
+		select w.id, w.partition, w.fingerprint from (
+			select u.id, u.partition, u.fingerprint from unnest(c) u
+			union all
+			select u.command_id, u.partition, u.fingerprint from unnest(o) u where u.type is not null
+		) w order by w.id collate "C"
 		on conflict (id) do nothing;
 	get diagnostics n = row_count;
-	if n = cardinality(c) then
+	if n = wanted then
 		return true;
 	end if;
-	select array_agg(u.id) into taken
-		from unnest(c) u join {schema}.keys k on k.id = u.id
-		where k.partition <> u.partition or k.fingerprint <> u.fingerprint;
+	select array_agg(w.id) into taken
+		from (
+			select u.id, u.partition, u.fingerprint from unnest(c) u
+			union all
+			select u.command_id, u.partition, u.fingerprint from unnest(o) u where u.type is not null
+		) w join {schema}.keys k on k.id = w.id
+		where k.partition <> w.partition or k.fingerprint <> w.fingerprint;
 	if taken is not null then
 		raise exception 'command ids have another content' using errcode = 'MR002', detail = array_to_json(taken)::text;
 	end if;
 	return false;
 end $$;
 
--- keep keeps commands: those that come with their decision (fresh) and those that wait for one. What is there already is
--- left alone. added counts what is undecided now and was not there; known are the fresh ones that were.
-create function {schema}.keep(do_claim boolean, c {schema}.command_row[], out added integer, out known text[])
+-- keep keeps commands that wait for their decision (c), and makes sure of those that come with one (o, the fresh ones). What
+-- is there already is left alone. added counts what is undecided now and was not there.
+--
+-- Where all ids were free (alone), nothing is there yet, nobody need look, and the outcomes hold the fresh ones. Otherwise
+-- another node may be keeping the same commands at this moment, under an id that was claimed before: the key of commands
+-- tells who was first, so that the fresh ones get a row there too. known are those that were there, or decided, before.
+create function {schema}.keep(
+	do_claim boolean, c {schema}.command_row[], o {schema}.outcome_row[],
+	out added integer, out alone boolean, out known text[])
 language plpgsql set lock_timeout = '5s' as $$
 begin
-	-- Where all ids were free, no command is there yet, and nobody need look.
-	if do_claim and {schema}.claim(c) then
+	added := 0;
+	alone := do_claim and {schema}.claim(c, o);
+	if not alone then
+		with given as (
+			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
+				u.data, u.fingerprint
+			from unnest(c) u
+			union all
+			select u.partition, u.command_id, u.stream, u.type, u.command_time_ns, u.expected, u.correlation_id, u.causation_id,
+				u.source, u.data, u.fingerprint
+			from unnest(o) u where u.type is not null
+		), inserted as (
+			insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
+				source, data, fingerprint)
+				select g.* from given g
+				where not exists (select from {schema}.outcomes o where o.partition = g.partition and o.command_id = g.id)
+				order by g.partition, g.id collate "C"
+				on conflict (partition, id) do nothing
+				returning partition, id
+		), waiting as (
+			insert into {schema}.pending (partition, accepted_at, seq, id)
+				select u.partition, clock_timestamp(), u.seq, u.id
+				from unnest(c) with ordinality u(partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
+					source, data, fingerprint, seq)
+				join inserted i on i.partition = u.partition and i.id = u.id
+				order by u.seq
+				returning 1
+		)
+		select (select count(*) from waiting),
+			(select array_agg(u.command_id) from unnest(o) u where u.type is not null
+				and not exists (select from inserted i where i.partition = u.partition and i.id = u.command_id))
+			into added, known;
+	elsif cardinality(c) > 0 then
 		insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
 			source, data, fingerprint)
 			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
 				u.data, u.fingerprint
 			from unnest(c) u;
-		added := 0;
-		if exists (select from unnest(c) u where not u.fresh) then
-			insert into {schema}.pending (partition, accepted_at, seq, id)
-				select u.partition, clock_timestamp(), u.seq, u.id
-				from unnest(c) with ordinality u(partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
-					source, data, fingerprint, fresh, seq)
-				where not u.fresh
-				order by u.seq;
-			get diagnostics added = row_count;
-		end if;
-		return;
-	end if;
-	with inserted as (
-		insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
-			source, data, fingerprint)
-			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
-				u.data, u.fingerprint
-			from unnest(c) u order by u.partition, u.id collate "C"
-			on conflict (partition, id) do nothing
-			returning partition, id
-	), waiting as (
 		insert into {schema}.pending (partition, accepted_at, seq, id)
 			select u.partition, clock_timestamp(), u.seq, u.id
 			from unnest(c) with ordinality u(partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
-				source, data, fingerprint, fresh, seq)
-			join inserted i on i.partition = u.partition and i.id = u.id
-			where not u.fresh
-			order by u.seq
-			returning 1
-	)
-	select (select count(*) from waiting),
-		(select array_agg(u.id) from unnest(c) u where u.fresh
-			and not exists (select from inserted i where i.partition = u.partition and i.id = u.id))
-		into added, known;
+				source, data, fingerprint, seq)
+			order by u.seq;
+		get diagnostics added = row_count;
+	end if;
 end $$;
 
 -- decide keeps decisions with all that belongs to them, in one or several partitions. It raises
@@ -253,6 +284,7 @@ create function {schema}.decide(
 language plpgsql set lock_timeout = '5s' as $$
 declare
 	n integer;
+	alone boolean := false;
 	known text[];
 	wrong text[];
 begin
@@ -276,33 +308,42 @@ begin
 		raise exception 'other nodes have kept commands' using errcode = 'MR004';
 	end if;
 	added := 0;
-	if cardinality(c) > 0 then
-		select k.added, k.known into added, known from {schema}.keep(do_claim, c) k;
+	select count(*) into n from unnest(o) u where u.type is null;
+	if cardinality(c) > 0 or n < cardinality(o) then
+		select k.added, k.alone, k.known into added, alone, known from {schema}.keep(do_claim, c, o) k;
 	end if;
 	-- A command that came with its decision may have been kept by another node meanwhile: it is the same one.
-	select count(*) into n from unnest(o) u where not u.fresh;
 	n := n + coalesce(cardinality(known), 0);
 	removed := 0;
 	if n > 0 then
 		delete from {schema}.pending p
 			using unnest(o) u
-			where p.partition = u.partition and p.id = u.command_id and (not u.fresh or u.command_id = any(known));
+			where p.partition = u.partition and p.id = u.command_id and (u.type is null or u.command_id = any(known));
 		get diagnostics removed = row_count;
 	end if;
 	if removed <> n then
 		select array_agg(u.command_id) into wrong
 			from unnest(o) u
-			where (not u.fresh or u.command_id = any(known)) and (
+			where (u.type is null or u.command_id = any(known)) and (
 				not exists (select from {schema}.commands c where c.partition = u.partition and c.id = u.command_id)
 				or exists (select from {schema}.outcomes o where o.partition = u.partition and o.command_id = u.command_id));
 		raise exception 'commands are decided already or were never kept'
 			using errcode = 'MR002', detail = coalesce(array_to_json(wrong)::text, '[]');
 	end if;
-	insert into {schema}.outcomes (partition, ordinal, command_id, status, position, version, events, time_ns, stream,
-		correlation_id, fingerprint, encoded, chain)
-		select u.partition, u.ordinal, u.command_id, u.status, u.position, u.version, u.events, u.time_ns, u.stream,
-			u.correlation_id, u.fingerprint, u.encoded, u.chain
-		from unnest(o) u;
+	if alone then
+		insert into {schema}.outcomes (partition, ordinal, command_id, status, position, version, events, time_ns, stream,
+			correlation_id, fingerprint, type, command_time_ns, expected, causation_id, source, data, encoded, chain)
+			select u.partition, u.ordinal, u.command_id, u.status, u.position, u.version, u.events, u.time_ns, u.stream,
+				u.correlation_id, u.fingerprint, u.type, u.command_time_ns, u.expected, u.causation_id, u.source, u.data,
+				u.encoded, u.chain
+			from unnest(o) u;
+	else
+		insert into {schema}.outcomes (partition, ordinal, command_id, status, position, version, events, time_ns, stream,
+			correlation_id, fingerprint, encoded, chain)
+			select u.partition, u.ordinal, u.command_id, u.status, u.position, u.version, u.events, u.time_ns, u.stream,
+				u.correlation_id, u.fingerprint, u.encoded, u.chain
+			from unnest(o) u;
+	end if;
 	insert into {schema}.events (partition, position, stream, version, type, data, time_ns, command_id, correlation_id)
 		select u.partition, u.position, u.stream, u.version, u.type, u.data, u.time_ns, u.command_id, u.correlation_id
 		from unnest(e) u;

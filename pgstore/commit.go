@@ -289,7 +289,7 @@ func (d *Driver) write(c *commit) (err error) {
 }
 
 func (d *Driver) claimParams(c *commit) [][]byte {
-	return [][]byte{d.rowsParam(commandRow, &c.commands), d.rowsParam(outcomeRow, &c.outcomes)}
+	return [][]byte{d.rowsParam(commandRow, &c.commands), d.rowsParam(outcomeRow, &c.outcomes), whole(c.fresh)}
 }
 
 func (d *Driver) keepParams(c *commit, claim bool) [][]byte {

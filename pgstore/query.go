@@ -36,9 +36,9 @@ func newStatements(schema string) statements {
 		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
 		backlog: sql(`select count(*) from S.pending`),
 
-		keep:        sql(`select added from S.keep($1, $2, '{}')`),
+		keep:        sql(`select added from S.keep($1, $2, '{}', 0)`),
 		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9)`),
-		claim:       sql(`select S.claim($1, $2)`),
+		claim:       sql(`select S.claim($1, $2, $3)`),
 		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5, $6)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)

@@ -160,6 +160,9 @@ func numbers(values []int) []byte {
 	return a.param(oidInt4)
 }
 
+// whole is a plain integer.
+func whole(v int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(v)) } //nolint:gosec // bounded
+
 func boolean(v bool) []byte {
 	if v {
 		return []byte{1}

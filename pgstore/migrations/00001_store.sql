@@ -177,17 +177,15 @@ begin
 				where e.partition = u.partition and e.stream = u.stream order by e.version desc limit 1) e;
 end $$;
 
--- claim takes the ids of commands that are to be kept (c) and of those that come with their decision (o, the fresh ones), and
--- says whether all were free. It raises MR002 with the ids that another content or partition has. In the order of ids, so
+-- claim takes the ids of commands that are to be kept (c) and of those that come with their decision (so many in o, those with
+-- a type), and says whether all were free. It raises MR002 with the ids that another content or partition has. In the order of ids, so
 -- that two callers that want the same ones wait for each other and never both.
-create function {schema}.claim(c {schema}.command_row[], o {schema}.outcome_row[]) returns boolean
+create function {schema}.claim(c {schema}.command_row[], o {schema}.outcome_row[], fresh integer) returns boolean
 language plpgsql set lock_timeout = '5s' as $$
 declare
-	wanted integer;
 	n integer;
 	taken text[];
 begin
-	select cardinality(c) + count(*) into wanted from unnest(o) u where u.type is not null;
 	insert into {schema}.keys (id, partition, fingerprint)
 		select w.id, w.partition, w.fingerprint from (
 			select u.id, u.partition, u.fingerprint from unnest(c) u
@@ -196,7 +194,7 @@ begin
 		) w order by w.id collate "C"
 		on conflict (id) do nothing;
 	get diagnostics n = row_count;
-	if n = wanted then
+	if n = cardinality(c) + fresh then
 		return true;
 	end if;
 	select array_agg(w.id) into taken
@@ -212,19 +210,19 @@ begin
 	return false;
 end $$;
 
--- keep keeps commands that wait for their decision (c), and makes sure of those that come with one (o, the fresh ones). What
--- is there already is left alone. added counts what is undecided now and was not there.
+-- keep keeps commands that wait for their decision (c), and sees to those that come with one (so many in o, those with a type).
+-- What is there already is left alone. added counts what is undecided now and was not there.
 --
--- Where all ids were free (alone), nothing is there yet, nobody need look, and the outcomes hold the fresh ones. Otherwise
--- another node may be keeping the same commands at this moment, under an id that was claimed before: the key of commands
--- tells who was first, so that the fresh ones get a row there too. known are those that were there, or decided, before.
+-- Where all ids were free (alone), nothing is there yet, nobody need look, and the rows of the outcomes are enough for the
+-- fresh ones. Otherwise another node may be keeping the same command at this moment, under a claim of before: the key of
+-- commands tells who was first, so the fresh ones get a row there. known are those that were there, or decided, already.
 create function {schema}.keep(
-	do_claim boolean, c {schema}.command_row[], o {schema}.outcome_row[],
+	do_claim boolean, c {schema}.command_row[], o {schema}.outcome_row[], fresh integer,
 	out added integer, out alone boolean, out known text[])
 language plpgsql set lock_timeout = '5s' as $$
 begin
 	added := 0;
-	alone := do_claim and {schema}.claim(c, o);
+	alone := do_claim and {schema}.claim(c, o, fresh);
 	if not alone then
 		with given as (
 			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
@@ -308,9 +306,10 @@ begin
 		raise exception 'other nodes have kept commands' using errcode = 'MR004';
 	end if;
 	added := 0;
-	select count(*) into n from unnest(o) u where u.type is null;
+	select count(*) into n from unnest(o) u where u.type is null; -- kept before
 	if cardinality(c) > 0 or n < cardinality(o) then
-		select k.added, k.alone, k.known into added, alone, known from {schema}.keep(do_claim, c, o) k;
+		select k.added, k.alone, k.known into added, alone, known
+			from {schema}.keep(do_claim, c, o, cardinality(o) - n) k;
 	end if;
 	-- A command that came with its decision may have been kept by another node meanwhile: it is the same one.
 	n := n + coalesce(cardinality(known), 0);

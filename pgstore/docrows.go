@@ -70,6 +70,11 @@ func (r *docRows) noJSON() {
 func (d *Driver) docsParam(r *docRows) []byte {
 	var a array
 	var keys []byte
+	payload := 0
+	for i := range r.docs {
+		payload += len(r.docs[i].Data)
+	}
+	a.room(len(r.docs), payload)
 	for i := range r.docs {
 		doc := &r.docs[i]
 		keys = appendKeys(keys[:0], doc.Keys)

@@ -7,7 +7,7 @@ import (
 
 // Stats are counters since Open, and how fresh what is known of other nodes is.
 type Stats struct {
-	// What was written here: transactions, the partitions in them, and rows.
+	// What was written here: transactions, the partitions in them, and what they hold.
 	Transactions, Partitions, Commands, Decisions, Events int64
 	// Looks is how often the heads were read. MovedTold are the heads that had moved when a notification led to the look,
 	// MovedPolled those that only the interval found: where they are many, notifications are late or lost.

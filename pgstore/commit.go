@@ -26,7 +26,7 @@ type commit struct {
 	guarded []int
 	held    []string
 
-	fresh   int // decisions that come with their command, in its outcome's row; commands are those without a decision
+	fresh   int // decisions with their commands, in the rows of outcomes; commands are those without a decision
 	settled int // decisions on commands that were kept before
 	seen    map[string]*millrace.Fingerprint
 }

@@ -141,14 +141,14 @@ create table {schema}.checkpoints (
 ) with (fillfactor = 50);
 
 -- What the functions below are given: a row of a table, or what changes one. One array of rows is far less work than an array
--- for each of their columns.
+-- for each of their columns. A fresh command is one that comes with its decision.
 create type {schema}.head_row as (partition integer, epoch bigint, position bigint, chain bytea, ordinal bigint,
 	new_position bigint, new_chain bytea, new_ordinal bigint);
 create type {schema}.command_row as (partition integer, id text, stream text, type text, time_ns bigint, expected bigint,
 	correlation_id text, causation_id text, source text, data bytea, fingerprint bytea);
 create type {schema}.outcome_row as (partition integer, ordinal bigint, command_id text, status smallint, position bigint,
 	version bigint, events integer, time_ns bigint, stream text, correlation_id text, fingerprint bytea,
-	type text, command_time_ns bigint, expected bigint, causation_id text, source text, data bytea, -- null but for fresh ones
+	type text, command_time_ns bigint, expected bigint, causation_id text, source text, data bytea, -- of a fresh command, or null
 	encoded bytea, chain bytea);
 create type {schema}.event_row as (partition integer, position bigint, stream text, version bigint, type text, data bytea,
 	time_ns bigint, command_id text, correlation_id text);
@@ -177,9 +177,9 @@ begin
 				where e.partition = u.partition and e.stream = u.stream order by e.version desc limit 1) e;
 end $$;
 
--- claim takes the ids of commands that are to be kept (c) and of those that come with their decision (so many in o, those with
--- a type), and says whether all were free. It raises MR002 with the ids that another content or partition has. In the order of ids, so
--- that two callers that want the same ones wait for each other and never both.
+-- claim takes the ids of commands that are to be kept (c) and of the fresh ones in o, as many as the caller says, and tells
+-- whether all were free. It raises MR002 with the ids that another content or partition has. In the order of ids, so that two
+-- callers that want the same ones wait for each other and never both.
 create function {schema}.claim(c {schema}.command_row[], o {schema}.outcome_row[], fresh integer) returns boolean
 language plpgsql set lock_timeout = '5s' as $$
 declare
@@ -210,12 +210,13 @@ begin
 	return false;
 end $$;
 
--- keep keeps commands that wait for their decision (c), and sees to those that come with one (so many in o, those with a type).
--- What is there already is left alone. added counts what is undecided now and was not there.
+-- keep keeps commands that wait for their decision (c); what is there already stays as it is. added counts what is undecided
+-- now and was not there.
 --
--- Where all ids were free (alone), nothing is there yet, nobody need look, and the rows of the outcomes are enough for the
--- fresh ones. Otherwise another node may be keeping the same command at this moment, under a claim of before: the key of
--- commands tells who was first, so the fresh ones get a row there. known are those that were there, or decided, already.
+-- Of the fresh ones in o it finds out whether their outcomes' rows are enough. Where all ids were free (alone) they are:
+-- nothing is there yet, and nobody need look. Otherwise another node may be keeping the same command at this moment, under a
+-- claim made before; only the key of commands tells who was first, so the fresh ones get a row there. known are those that
+-- were kept, or decided, already.
 create function {schema}.keep(
 	do_claim boolean, c {schema}.command_row[], o {schema}.outcome_row[], fresh integer,
 	out added integer, out alone boolean, out known text[])

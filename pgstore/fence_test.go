@@ -474,7 +474,7 @@ func TestFreshCommandKeptElsewhereAtOnce(t *testing.T) {
 	// The controls: without a look into the outcomes, and with no row of commands that tells who was first where claims do
 	// not, the command is there twice, and waits for a decision that it has.
 	for name, change := range map[string][2]string{
-		"no look":          {"where not exists (select from {schema}.outcomes o where o.partition = g.partition and o.command_id = g.id)", ""},
+		"no look":          {"where not exists (select from {schema}.outcomes o where o.partition = g.partition and o.command_id = g.id offset 0)", ""},
 		"none of commands": {"alone := do_claim and ", "alone := not do_claim or "},
 	} {
 		t.Run("control: "+name, func(t *testing.T) {

@@ -33,12 +33,13 @@ func (p *Processor) Serve(ctx context.Context, partition int) error {
 		return nil
 	}
 	s := p.parts[partition]
+	s.refused = time.Time{} // what another ownership met is over
 	for {
 		s.serve()
 		err := s.run(ctx)
 		s.retire()
 		switch {
-		case err == nil:
+		case err == nil, ctx.Err() != nil && errors.Is(err, millrace.ErrConflict): // what was refused is in the store by now
 			return nil
 		case ctx.Err() == nil && errors.Is(err, millrace.ErrConflict) && s.calmed():
 			p.o.Logger.Debug("other nodes' commands come first", "partition", partition, "error", err)

@@ -15,7 +15,9 @@ type PlaceOrder struct {
 	// ID, where it is given, must be the id of the stream.
 	ID         string        `json:"id,omitempty"`
 	CustomerID string        `json:"customer_id,omitempty"`
-	Channel    Channel       `json:"channel,omitempty"` // defaults to web
+	Email      string        `json:"email,omitempty"`    // where notifications go to; none by e-mail without it
+	Language   string        `json:"language,omitempty"` // of the notifications, as BCP 47 has it: de, en-GB
+	Channel    Channel       `json:"channel,omitempty"`  // defaults to web
 	Currency   string        `json:"currency"`
 	Fulfilment Fulfilment    `json:"fulfilment,omitempty"` // defaults to manual
 	PlacedAt   *time.Time    `json:"placed_at,omitempty"`  // defaults to the time of acceptance
@@ -82,6 +84,8 @@ func (c *PlaceOrder) Validate() []millrace.FieldError {
 	var f faults
 	f.id("/id", c.ID, false)
 	f.id("/customer_id", c.CustomerID, false)
+	f.addIf("/email", emailFault(c.Email))
+	f.addIf("/language", languageFault(c.Language))
 	switch c.Channel {
 	case "", ChannelWeb, ChannelPOS, ChannelPhone, ChannelImport:
 	default:

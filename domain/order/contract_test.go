@@ -21,7 +21,7 @@ func history(name string, stream millrace.Stream, commands ...told) millracetest
 
 // TestContracts: orders, stock and returns keep what the engine leans on, in every command, event and refusal below.
 func TestContracts(t *testing.T) {
-	place := told{"PlaceOrder", `{"id":"42","customer_id":"c-17","channel":"phone","currency":"GBP","fulfilment":"manual","placed_at":"2010-12-01T08:20:00.25+01:00",` +
+	place := told{"PlaceOrder", `{"id":"42","customer_id":"c-17","channel":"phone","currency":"GBP","fulfilment":"manual","placed_at":"2010-12-01T08:20:00.25+01:00","email":"ann@example.org","language":"en-GB",` +
 		`"ship_to":{"name":"Goods in","line1":"1 Mill Lane","city":"York","postal_code":"YO1 7HH","country":"United Kingdom"},` +
 		`"lines":[{"sku":"85123A","description":"HOLDER \"T-LIGHT\" é <&>","quantity":6,"unit_price":"2.55"},{"sku":"POST","quantity":1,"unit_price":"0.333333"}]}`}
 	short := told{"PlaceOrder", `{"currency":"KWD","lines":[{"sku":"M","quantity":3,"unit_price":"0.0005"}]}`}

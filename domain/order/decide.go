@@ -99,7 +99,8 @@ func (o *Order) place(c *PlaceOrder, at time.Time) ([]any, *millrace.Refusal) {
 			millrace.FieldError{Pointer: "/id", Detail: "must be the id of the order"})
 	}
 	e := &OrderPlaced{
-		At: at, CustomerID: c.CustomerID, Channel: c.Channel, Fulfilment: c.Fulfilment, PlacedAt: at, ShipTo: c.ShipTo,
+		At: at, CustomerID: c.CustomerID, Email: c.Email, Language: c.Language, Channel: c.Channel, Fulfilment: c.Fulfilment,
+		PlacedAt: at, ShipTo: c.ShipTo,
 	}
 	if e.Channel == "" {
 		e.Channel = ChannelWeb
@@ -148,7 +149,7 @@ func (o *Order) holds(e *OrderPlaced, timed bool) bool {
 	if e.ShipTo != nil {
 		to = *e.ShipTo
 	}
-	return o.CustomerID == e.CustomerID && o.Channel == e.Channel && o.Currency == e.Currency &&
+	return o.CustomerID == e.CustomerID && o.Email == e.Email && o.Language == e.Language && o.Channel == e.Channel && o.Currency == e.Currency &&
 		o.Fulfilment == e.Fulfilment && (!timed || o.PlacedAt.Equal(e.PlacedAt)) && o.Address() == to && o.hasLines(e.Lines)
 }
 

@@ -117,6 +117,10 @@ func (c *PlaceOrder) DecodeJSON(data []byte) bool {
 			c.ID = s.Text()
 		case "customer_id":
 			c.CustomerID = s.Text()
+		case "email":
+			c.Email = s.Text()
+		case "language":
+			c.Language = s.Text()
 		case "channel":
 			c.Channel = channel(&s)
 		case "currency":

@@ -16,6 +16,10 @@ func (e *OrderPlaced) DecodeJSON(data []byte) bool {
 			e.At = s.Time()
 		case "customer_id":
 			e.CustomerID = s.Text()
+		case "email":
+			e.Email = s.Text()
+		case "language":
+			e.Language = s.Text()
 		case "channel":
 			e.Channel = channel(&s)
 		case "currency":
@@ -171,7 +175,7 @@ func (d *Order) DecodeJSON(data []byte) bool {
 	return s.Done()
 }
 
-// headMember reads a member that every order has, and laterMember those that it may get; they say whether it is one.
+// headMember reads a member that most orders have, and laterMember those that some have or get; they say whether it is one.
 func (d *Order) headMember(s *jsonfast.Scanner, name []byte) bool {
 	switch string(name) {
 	case "id":
@@ -228,6 +232,10 @@ func (d *Order) laterMember(s *jsonfast.Scanner, name []byte) bool {
 		d.ReturnedAt = s.Time()
 	case "cancel_reason":
 		d.CancelReason = s.Text()
+	case "email":
+		d.Email = s.Text()
+	case "language":
+		d.Language = s.Text()
 	case "payment_reference":
 		d.PaymentReference = s.Text()
 	case "refund":

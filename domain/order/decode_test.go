@@ -50,7 +50,7 @@ var decoders = map[string]struct {
 	decode decoder
 	whole  string
 }{
-	"PlaceOrder": {decoderOf[PlaceOrder](), `{"id":"42","customer_id":"c-17","channel":"phone","currency":"GBP","fulfilment":"auto",` +
+	"PlaceOrder": {decoderOf[PlaceOrder](), `{"id":"42","customer_id":"c-17","email":"a@example.org","language":"de-AT","channel":"phone","currency":"GBP","fulfilment":"auto",` +
 		`"placed_at":"2010-12-01T08:26:00.25Z","ship_to":{"name":"Goods in","line1":"1 Mill Lane","city":"York","postal_code":"YO1 7HH","country":"UK"},` +
 		`"lines":[{"sku":"85123A","description":"WHITE \"HEART\"","quantity":6,"unit_price":"2.55"},{"sku":"M","quantity":-1,"unit_price":"0"}]}`},
 	"ConfirmOrder":  {decoderOf[ConfirmOrder](), `{}`},
@@ -62,7 +62,7 @@ var decoders = map[string]struct {
 	"ReserveStock":  {decoderOf[ReserveStock](), `{"reservation":"r-1","quantity":6}`},
 	"ReleaseStock":  {decoderOf[ReleaseStock](), `{"reservation":"r-1"}`},
 	"CommitStock":   {decoderOf[CommitStock](), `{"reservation":"r-1"}`},
-	"OrderPlaced": {decoderOf[OrderPlaced](), `{"at":"2010-12-01T08:26:00Z","customer_id":"c-17","channel":"web","currency":"GBP","fulfilment":"manual",` +
+	"OrderPlaced": {decoderOf[OrderPlaced](), `{"at":"2010-12-01T08:26:00Z","customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"manual",` +
 		`"placed_at":"2010-12-01T08:26:00Z","ship_to":{"city":"Köln"},"lines":[{"line":1,"sku":"M","description":"x","quantity":6,"unit_price":"2.55",` +
 		`"line_total":"15.30"}],"units":6,"total":{"amount":"15.30","currency":"GBP"}}`},
 	"OrderConfirmed": {decoderOf[OrderConfirmed](), `{"at":"2010-12-01T08:26:00Z"}`},
@@ -75,7 +75,7 @@ var decoders = map[string]struct {
 	"StockReserved":  {decoderOf[StockReserved](), wholeReservation},
 	"StockReleased":  {decoderOf[StockReleased](), wholeReservation},
 	"StockCommitted": {decoderOf[StockCommitted](), wholeReservation},
-	"Order": {decoderOf[Order](), `{"id":"42","status":"partly_returned","version":9,"customer_id":"c-17","channel":"web","currency":"GBP","fulfilment":"manual",` +
+	"Order": {decoderOf[Order](), `{"id":"42","status":"partly_returned","version":9,"customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"manual",` +
 		`"placed_at":"2010-12-01T08:26:00Z","updated_at":"2010-12-01T08:26:00Z","confirmed_at":"2010-12-01T08:26:00Z","paid_at":"2010-12-01T08:26:00Z",` +
 		`"packed_at":"2010-12-01T08:26:00Z","shipped_at":"2010-12-01T08:26:00Z","delivered_at":"2010-12-01T08:26:00Z","completed_at":"2010-12-01T08:26:00Z",` +
 		`"cancelled_at":"2010-12-01T08:26:00Z","returned_at":"2010-12-01T08:26:00Z","cancel_reason":"late","paid":true,"payment_reference":"p-1",` +
@@ -231,7 +231,7 @@ func TestOwnFormIsFast(t *testing.T) {
 func (d drawer) bodies() map[string]any {
 	quantity, amount, at := d.int(), d.amount(), d.time()
 	place := &PlaceOrder{
-		d.text(), d.text(), Channel(d.text()), d.text(), Fulfilment(d.text()), nil, d.address(), make([]LineRequest, rapid.IntRange(0, 3).Draw(d.t, "n")),
+		d.text(), d.text(), d.text(), d.text(), Channel(d.text()), d.text(), Fulfilment(d.text()), nil, d.address(), make([]LineRequest, rapid.IntRange(0, 3).Draw(d.t, "n")),
 	}
 	for i := range place.Lines {
 		place.Lines[i] = LineRequest{d.text(), d.text(), &quantity, d.text()}

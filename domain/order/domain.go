@@ -11,7 +11,7 @@ const (
 
 // The versions of the states' forms: a change of a state or of its Evolve is a change of its number.
 const (
-	orderStateVersion  = 1
+	orderStateVersion  = 2
 	stockStateVersion  = 1
 	returnStateVersion = 1
 )

@@ -13,6 +13,8 @@ import (
 type OrderPlaced struct {
 	At         time.Time      `json:"at"`
 	CustomerID string         `json:"customer_id,omitempty"`
+	Email      string         `json:"email,omitempty"`
+	Language   string         `json:"language,omitempty"`
 	Channel    Channel        `json:"channel"`
 	Currency   money.Currency `json:"currency"`
 	Fulfilment Fulfilment     `json:"fulfilment"`

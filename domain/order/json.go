@@ -133,6 +133,8 @@ func (e *OrderPlaced) AppendJSON(dst []byte) []byte {
 	o := object{sized(dst, headSize+lineSize*len(e.Lines))}
 	o.time(`{"at":`, e.At)
 	o.stringIf(`,"customer_id":`, e.CustomerID)
+	o.stringIf(`,"email":`, e.Email)
+	o.stringIf(`,"language":`, e.Language)
 	o.string(`,"channel":`, string(e.Channel))
 	o.currency(e.Currency)
 	o.string(`,"fulfilment":`, string(e.Fulfilment))
@@ -152,6 +154,8 @@ func (d *Order) AppendJSON(dst []byte) []byte {
 	o.string(`,"status":`, string(d.Status))
 	o.uint(`,"version":`, d.Version)
 	o.stringIf(`,"customer_id":`, d.CustomerID)
+	o.stringIf(`,"email":`, d.Email)
+	o.stringIf(`,"language":`, d.Language)
 	o.string(`,"channel":`, string(d.Channel))
 	if d.Currency != 0 {
 		o.currency(d.Currency)

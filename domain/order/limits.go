@@ -13,6 +13,10 @@ const (
 	MaxReason = 500
 	// MaxAddressPart bounds each part of an address.
 	MaxAddressPart = 200
+	// MaxEmail bounds an e-mail address: the longest that SMTP can deliver to (RFC 5321, a path of 256 with its brackets).
+	MaxEmail = 254
+	// MaxLanguage bounds a language tag: what RFC 5646 has everybody take.
+	MaxLanguage = 35
 	// MaxLines bounds the lines of an order: the largest fits into a command's megabyte.
 	MaxLines = 5000
 	// MaxQuantity bounds the quantity of one line and of one movement of stock.

@@ -69,6 +69,8 @@ type Order struct {
 	Status     Status         `json:"status"`
 	Version    uint64         `json:"version"`
 	CustomerID string         `json:"customer_id,omitempty"`
+	Email      string         `json:"email,omitempty"`
+	Language   string         `json:"language,omitempty"`
 	Channel    Channel        `json:"channel"`
 	Currency   money.Currency `json:"currency,omitzero"` // the zero of an order that was never placed
 	Fulfilment Fulfilment     `json:"fulfilment"`
@@ -164,6 +166,7 @@ func evolveOrder(o *Order, event any) *Order {
 	case *OrderPlaced:
 		n.UpdatedAt, n.PlacedAt = e.At, e.PlacedAt
 		n.CustomerID, n.Channel, n.Currency, n.Fulfilment = e.CustomerID, e.Channel, e.Currency, e.Fulfilment
+		n.Email, n.Language = e.Email, e.Language
 		n.ShipTo, n.Lines, n.Units, n.Total = e.ShipTo, stateLines(e.Lines), e.Units, e.Total
 	case *OrderLinesChanged:
 		n.UpdatedAt = e.At

@@ -2,7 +2,9 @@ package order
 
 import (
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/millrace-io/millrace"
@@ -107,6 +109,54 @@ func SKUFault(s string) string {
 
 // IDFault says what is wrong with the id of an order or a return, or "".
 func IDFault(s string) string { return idFault(s, MaxID, true) }
+
+// emailFault says what is wrong with an e-mail address, or "". It looks for what cannot be one, and for what would leave its
+// place in the header of a mail; whether there is a mailbox is the mail server's to say.
+func emailFault(s string) string {
+	if s == "" {
+		return ""
+	}
+	if len(s) > MaxEmail {
+		return "must not be longer than " + strconv.Itoa(MaxEmail) + " bytes"
+	}
+	if _, detail := countText(s); detail != "" {
+		return detail
+	}
+	at := strings.IndexByte(s, '@')
+	if at < 1 || at == len(s)-1 || strings.Count(s, "@") != 1 {
+		return "must be an e-mail address"
+	}
+	for _, r := range s {
+		if unicode.IsSpace(r) {
+			return "must not hold spaces"
+		}
+	}
+	return ""
+}
+
+// languageFault says what is wrong with the form of a language tag, or "": subtags of letters and digits, the first of
+// letters. Which language it is, is looked at by who writes in it.
+func languageFault(s string) string {
+	const wrong = "must be a language tag of BCP 47"
+	if s == "" {
+		return ""
+	}
+	if len(s) > MaxLanguage {
+		return "must not be longer than " + strconv.Itoa(MaxLanguage) + " bytes"
+	}
+	for n, tag := range strings.Split(s, "-") {
+		if len(tag) < 1 || len(tag) > 8 || n == 0 && len(tag) < 2 {
+			return wrong
+		}
+		for i := range len(tag) {
+			c := tag[i] | 0x20 // letters in lower case
+			if (c < 'a' || c > 'z') && (n == 0 || tag[i] < '0' || tag[i] > '9') {
+				return wrong
+			}
+		}
+	}
+	return ""
+}
 
 func (f *faults) currency(pointer, code string) {
 	if code == "" {

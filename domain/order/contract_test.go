@@ -51,6 +51,10 @@ func TestContracts(t *testing.T) {
 		history("a return", "return-7",
 			told{"RecordReturn", `{"id":"7","customer_id":"c-17","currency":"EUR","returned_at":"2010-12-02T09:00:00Z","reason":"chipped","original_order_id":"42","lines":[{"sku":"85123A","quantity":2,"unit_price":"2.55"}]}`},
 			told{"RecordReturn", `{"currency":"EUR","lines":[{"sku":"85123A","quantity":1,"unit_price":"2.55"}]}`}),
+		history("notifications", "notification-42",
+			told{"BeginNotifications", `{"since":"2010-12-01T08:00:00Z"}`}, told{"BeginNotifications", `{"since":"2010-12-02T08:00:00+01:00"}`},
+			told{"RecordNotification", `{"name":"placed/email","status":"sent"}`}, told{"RecordNotification", `{"name":"placed/email","status":"rejected"}`},
+			told{"RecordNotification", `{"name":"shipped-1/email","status":"rejected","detail":"no such mailbox"}`}),
 		history("a short return", "return-8", told{"RecordReturn", `{"currency":"EUR","lines":[{"sku":"85123A","quantity":1,"unit_price":"2.55"}]}`}),
 	})
 }

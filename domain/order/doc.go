@@ -25,6 +25,7 @@
 //     never more than was shipped. The refund is the returned part of the line totals; however many parts a line comes
 //     back in, its refunds add up to its total. An order of which something came back is never completed. If the rest
 //     is still on its way, it can be marked as delivered.
+//   - An order may name an e-mail address and a language; see the notifications below. Neither changes.
 //   - A command that finds the order where it would lead does nothing: confirming a confirmed order, cancelling a
 //     cancelled one. In any other status that does not fit it is refused. Shipping or returning named quantities twice
 //     means twice: the command's id tells a repetition from a second parcel.
@@ -46,4 +47,20 @@
 //   - A return is a credit note for goods that came back without an order of ours that they could be booked on; it may
 //     name an order all the same. Its lines follow the rules of order lines, with the quantity that came back.
 //   - It is recorded once. Recording it again with the same content does nothing, with another content it is refused.
+//
+// # Notifications (process "notifications" on orders; category "notification", stream notification-<order id>)
+//
+//   - A customer is told when an order is placed, confirmed, delivered and cancelled, of each parcel that is shipped, and of
+//     each refund: when goods come back that were paid for. What is refunded by a cancellation is said with the cancellation.
+//   - By each channel once, whatever comes twice. The channels are those that there are when it happens: one that is added
+//     later does not tell the past, and one that is taken away gives up what it had not told.
+//   - An order without an e-mail address gets no e-mail. Languages in which nothing is written get English.
+//   - Imported orders, which have the channel import or were placed more than 24 hours before they were accepted, get no
+//     notifications at all, whatever becomes of them; and what happened before telling began in a store gets none either.
+//     Neither an import nor anything that is made again from the events mails customers about the past.
+//   - Who is to be told is told, however late: a mail server that was away for a week gets the mails of the week.
+//   - What became of a notification is recorded, as an event: documents can be lost and made again, and nobody is told a
+//     second time for it.
+//   - An order is told of in its first 50 parcels and its first 25 refunds; a notice lists 50 lines at most, and counts the
+//     others.
 package order

@@ -7,6 +7,9 @@ const (
 	CategoryOrder  = "order"
 	CategoryStock  = "stock"
 	CategoryReturn = "return"
+
+	// CategoryNotification holds what customers were told about orders.
+	CategoryNotification = "notification"
 )
 
 // The versions of the states' forms: a change of a state or of its Evolve is a change of its number.
@@ -14,11 +17,13 @@ const (
 	orderStateVersion  = 2
 	stockStateVersion  = 1
 	returnStateVersion = 1
+
+	notifiedStateVersion = 1
 )
 
-// Domains are the rules of orders, stock and returns.
+// Domains are the rules of orders, stock and returns, and the record of notifications.
 func Domains() []millrace.Definition {
-	return []millrace.Definition{orders(), stock(), returns()}
+	return []millrace.Definition{orders(), stock(), returns(), notified()}
 }
 
 func orders() millrace.Domain[*Order] {
@@ -79,6 +84,21 @@ func returns() millrace.Domain[*Return] {
 		Initial: initialReturn, Decide: decideReturn, Evolve: evolveReturn, Upcasters: upcasters(),
 		Commands: []millrace.Message{millrace.MessageOf[RecordReturn]("RecordReturn")},
 		Events:   []millrace.Message{millrace.MessageOf[GoodsReturned]("GoodsReturned")},
+	}
+}
+
+func notified() millrace.Domain[*Notified] {
+	return millrace.Domain[*Notified]{
+		Category: CategoryNotification, StateVersion: notifiedStateVersion,
+		Initial: func(string) *Notified { return &Notified{} }, Decide: decideNotified, Evolve: evolveNotified, Upcasters: upcasters(),
+		Commands: []millrace.Message{
+			millrace.MessageOf[BeginNotifications]("BeginNotifications"),
+			millrace.MessageOf[RecordNotification]("RecordNotification"),
+		},
+		Events: []millrace.Message{
+			millrace.MessageOf[NotificationsBegun]("NotificationsBegun"),
+			millrace.MessageOf[NotificationRecorded]("NotificationRecorded"),
+		},
 	}
 }
 

@@ -112,3 +112,11 @@ type Result struct {
 	Status string `json:"status"`
 	Detail string `json:"detail,omitempty"`
 }
+
+// UnreachableError says that nobody can be told by a channel at present, whoever it is: the server at its other end is away.
+type UnreachableError struct{ Err error }
+
+func (e *UnreachableError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *UnreachableError) Unwrap() error { return e.Err }

@@ -53,6 +53,8 @@ const anyEngine = "packages other than the root and the domains"
 var libraries = []library{
 	{path: "github.com/cespare/xxhash", owners: []string{".", anyEngine}, tests: true},
 	{path: "github.com/cockroachdb/pebble", owners: []string{"localstore", "cmd"}, tests: true}, // cmd: its benches
+	{path: "github.com/emersion/go-smtp", owners: []string{"internal/smtptest"}},
+	{path: "github.com/emersion/go-sasl", owners: []string{"internal/smtptest"}},
 	{path: "github.com/getkin/kin-openapi", tests: true},
 	{path: "github.com/go-json-experiment/json", owners: []string{"internal/jsonx"}},
 	{path: "github.com/google/go-cmp", owners: []string{"millracetest", "sim"}, tests: true},
@@ -64,6 +66,7 @@ var libraries = []library{
 	{path: "github.com/spf13/cobra", owners: []string{"cmd"}},
 	{path: "github.com/spf13/pflag", owners: []string{"cmd"}},
 	{path: "github.com/vbauerster/mpb", owners: []string{"cmd"}},
+	{path: "github.com/wneessen/go-mail", owners: []string{"smtp"}},
 	{path: "go.uber.org/goleak", owners: []string{"millracetest", "sim"}, tests: true},
 	{path: "go.yaml.in/yaml", owners: []string{anyEngine}, tests: true},
 	{path: "golang.org/x/sync", owners: []string{anyEngine}, tests: true},

@@ -171,6 +171,9 @@ func (a *API) registerResource(decl *Resource) {
 	for _, v := range r.Verbs {
 		a.handle(one+"/"+v.Name, methods{{"POST", func(x *exchange) { x.command(r, v.Command, opVerb) }}})
 	}
+	for _, c := range r.Calls {
+		a.handle(one+"/"+c.Name, methods{{"GET", func(x *exchange) { x.calls(r, &c) }}})
+	}
 	if r.Events {
 		a.handle(one+"/events", methods{{"GET", func(x *exchange) { x.events(r) }}})
 	}

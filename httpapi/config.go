@@ -77,6 +77,18 @@ type Resource struct {
 	Represent func(id string, version uint64, state any) any
 	// List answers GET /v1/{name}. Nil for none.
 	List *List
+	// Calls answer GET /v1/{name}/{id}/{calls.name}.
+	Calls []Calls
+}
+
+// Calls shows the calls that a process makes for the streams of a resource: GET /v1/{name}/{id}/{Name}.
+type Calls struct {
+	Name    string
+	Process string
+	// Runs says that the process runs in this store. Then a read waits for it; else what it did before is all there will be.
+	Runs bool
+	// Item turns a call into what is shown.
+	Item func(c *millrace.InstanceCall) (any, error)
 }
 
 // Verb is a command by its name in the path.
@@ -191,6 +203,11 @@ func (r *Resource) check(registry *millrace.Registry) error {
 			return fmt.Errorf("verb %q has no usable name or no command", v.Name)
 		}
 		commands = append(commands, v.Command)
+	}
+	for _, c := range r.Calls {
+		if !isName(c.Name) || c.Name == "events" || c.Process == "" || c.Item == nil {
+			return fmt.Errorf("calls %q have no usable name, no process or no Item", c.Name)
+		}
 	}
 	for _, name := range commands {
 		if category, ok := registry.Knows(name); name != "" && (!ok || category != r.Category) {

@@ -192,6 +192,7 @@ func (w *world) resources() []httpapi.Resource {
 				{"ship", "ShipOrder"}, {"deliver", "DeliverOrder"}, {"return", "ReturnOrder"},
 			},
 			Model: w.model(order.ProjectionOrders), Table: order.OrdersTable.Table, Represent: represent,
+			Calls: []httpapi.Calls{{Name: "notifications", Process: order.ProcessNotifications, Runs: true, Item: callItem}},
 			List: &httpapi.List{
 				Filters: []httpapi.Filter{{Param: "customer_id"}, {Param: "status", Values: statuses}},
 				Orders: []httpapi.Order{

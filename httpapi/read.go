@@ -11,10 +11,18 @@ import (
 	"github.com/millrace-io/millrace/internal/jsonx"
 )
 
+// follower is what follows the events, as far as reads wait for it: a read model, or a process.
+type follower interface {
+	// Wait returns when it has seen at least what the cursor names, or ctx's error.
+	Wait(ctx context.Context, c millrace.Cursor) error
+	// Cursor is what it has seen.
+	Cursor() millrace.Cursor
+}
+
 // caughtUp waits until a read model has seen what the request wants it to have seen, and says in Millrace-Cursor what
 // it has seen: at least that much is in the answer, because the cursor is taken before the documents are read. A nil
 // model stands for the log itself. It answers where the request cannot be served, and then returns false.
-func (x *exchange) caughtUp(m millrace.ReadModel, token string) bool {
+func (x *exchange) caughtUp(m follower, token string) bool {
 	a := x.api
 	if token == "" {
 		token = x.r.Header.Get("Millrace-Min-Cursor")
@@ -54,7 +62,7 @@ func (x *exchange) caughtUp(m millrace.ReadModel, token string) bool {
 
 // seen says, when documents have been read, whether what was to be seen is still there, or answers that it is not. On a
 // shared store a failover may come between the look at the cursor and the documents, and take views back.
-func (x *exchange) seen(m millrace.ReadModel) bool {
+func (x *exchange) seen(m follower) bool {
 	if len(x.asked.Positions) == 0 || !x.api.store.Shared() || m.Cursor().Covers(x.asked) {
 		return true
 	}

@@ -102,6 +102,9 @@ func (l *lane) call(ctx context.Context, id string, n *notice.Notice) (notice.Re
 		return notice.Result{}, ctx.Err()
 	}
 	defer func() { <-l.slots }()
+	if ctx.Err() != nil {
+		return notice.Result{}, ctx.Err()
+	}
 	if err := l.rests(); err != nil {
 		return notice.Result{}, err
 	}

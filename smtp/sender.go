@@ -182,6 +182,9 @@ func (s *Sender) Send(ctx context.Context, m *Mail) (notice.Result, error) {
 		return notice.Result{}, ctx.Err()
 	}
 	defer func() { <-s.slots }()
+	if ctx.Err() != nil {
+		return notice.Result{}, ctx.Err()
+	}
 	c, err := s.connect(ctx)
 	if err != nil {
 		return notice.Result{}, &notice.UnreachableError{Err: fmt.Errorf("mail server: %w", err)}
@@ -193,7 +196,7 @@ func (s *Sender) Send(ctx context.Context, m *Mail) (notice.Result, error) {
 		s.keep(c, err)
 		return notice.Result{Status: notice.Sent}, nil
 	}
-	r, err, usable := judge(err, m.To)
+	r, usable, err := judge(err, m.To)
 	if usable {
 		s.keep(c, nil)
 	} else {
@@ -272,17 +275,17 @@ func (s *Sender) Close() {
 }
 
 // judge says what a refusal means, and whether the connection can take another mail.
-func judge(err error, to string) (r notice.Result, kept error, usable bool) {
+func judge(err error, to string) (r notice.Result, usable bool, kept error) {
 	var refused *mail.SendError
 	if !errors.As(err, &refused) || refused.ErrorCode() == 0 || refused.ErrorCode() == codeClosing {
-		return r, &notice.UnreachableError{Err: fmt.Errorf("mail server: %s", said(err, to))}, false
+		return r, false, &notice.UnreachableError{Err: fmt.Errorf("mail server: %s", said(err, to))}
 	}
 	aboutMail := refused.Reason == mail.ErrSMTPRcptTo || refused.Reason == mail.ErrSMTPData || refused.Reason == mail.ErrSMTPDataClose
 	if code := refused.ErrorCode(); aboutMail && code >= 500 && !slices.Contains(aboutUs, code) {
-		return notice.Result{Status: notice.Rejected, Detail: said(err, to)}, nil, true
+		return notice.Result{Status: notice.Rejected, Detail: said(err, to)}, true, nil
 	}
 	// For now, or because of how we are set up: a sender that the server does not know, a login that it wants.
-	return r, fmt.Errorf("mail server: %s", said(err, to)), true
+	return r, true, fmt.Errorf("mail server: %s", said(err, to))
 }
 
 // codeClosing is what a server says before it hangs up.

@@ -39,6 +39,7 @@ const (
 type cluster struct {
 	driver *pgstore.Driver
 	leases *lease.Manager
+	calls  *underway
 	// processor decides the partitions that this node owns. The store is opened before there is one.
 	processor atomic.Pointer[command.Processor]
 	// life ends when the node is told to stop, long before its last request is answered.
@@ -48,7 +49,7 @@ type cluster struct {
 // openShared opens a store in PostgreSQL that several nodes share, and what a node has for it. Leases and what is told of
 // undecided commands are the node's; all else is as o says.
 func openShared(ctx context.Context, dsn string, o pgstore.Options) (*millrace.Store, *cluster, error) {
-	c := &cluster{life: ctx}
+	c := &cluster{life: ctx, calls: newUnderway()}
 	o.LeaseTTL = leaseTTL
 	o.Undecided = func(partition int) {
 		if p := c.processor.Load(); p != nil {
@@ -64,6 +65,8 @@ func openShared(ctx context.Context, dsn string, o pgstore.Options) (*millrace.S
 		Node: c.driver.Node(), Partitions: store.Partitions(), Every: leaseEvery, Logger: o.Logger,
 		Serve: func(ctx context.Context, partition int, epoch uint64) error {
 			store.Own(partition, epoch)
+			c.calls.serve(partition)
+			defer c.calls.leave(partition)
 			return c.processor.Load().Serve(ctx, partition)
 		},
 	})

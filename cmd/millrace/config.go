@@ -63,7 +63,7 @@ func printSettings(c *cobra.Command, output string) error {
 		if owner == nil {
 			continue
 		}
-		s := settled{Name: name, Value: shown(owner.Flags().Lookup(name).Value), From: origin(owner, name)}
+		s := settled{Name: name, Value: shown(name, owner.Flags().Lookup(name).Value), From: origin(owner, name)}
 		if s.From == "" {
 			s.From = "default"
 		}
@@ -83,8 +83,15 @@ func printSettings(c *cobra.Command, output string) error {
 	return w.Flush()
 }
 
-// shown is a value without the password that the URL of a server or of a database may hold.
-func shown(v fmt.Stringer) string {
+// shown is a value without the password that the URL of a server or of a database may hold. Of an endpoint only the host is
+// shown: paths of such are secrets as often as not.
+func shown(name string, v fmt.Stringer) string {
+	if u, err := url.Parse(v.String()); name == "notify-webhook" && v.String() != "" {
+		if err != nil {
+			return "xxxxx"
+		}
+		return u.Scheme + "://" + u.Host + "/…"
+	}
 	values := []string{v.String()}
 	if list, ok := v.(interface{ GetSlice() []string }); ok {
 		values = slices.Clone(list.GetSlice())

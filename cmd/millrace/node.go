@@ -15,6 +15,8 @@ import (
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/metrics"
+	"github.com/millrace-io/millrace/internal/notice"
+	"github.com/millrace-io/millrace/notify"
 	"github.com/millrace-io/millrace/projection"
 )
 
@@ -25,6 +27,7 @@ type node struct {
 	processor   *command.Processor
 	projections *projection.Service
 	metrics     *metrics.Metrics
+	notifier    *notifier // nil where nobody is told anything
 	api         *httpapi.API
 	cluster     *cluster // nil on a store of one process
 	log         *slog.Logger
@@ -36,6 +39,7 @@ type nodeOptions struct {
 	maxBacklog              int64
 	holdReadModels          bool
 	cluster                 *cluster
+	notify                  map[notice.Channel]notify.Send
 	log                     *slog.Logger
 }
 
@@ -48,13 +52,16 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	}
 	v := httpapi.ReadVersion()
 	n.metrics = metrics.New(metrics.Version{Version: v.Version, Revision: v.Revision, Go: v.Go},
-		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn}, time.Now)
+		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn, order.CategoryNotification}, time.Now)
 	n.processor = newProcessor(store, n.registry, command.Options{
 		Paused: o.pauseCommand, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
 	}, o.cluster)
 	n.projections, err = projection.New(ctx, store, order.Projections(), n.projectionOptions())
 	if err != nil {
 		return nil, err
+	}
+	if len(o.notify) > 0 {
+		n.notifier = newNotifier(n, o.notify)
 	}
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
@@ -103,10 +110,26 @@ func (n *node) follow(ctx context.Context, c millrace.Consumer) error {
 // run decides and follows until ctx ends.
 func (n *node) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
+	// Notifications that are on their way are recorded before the deciding ends, or the next start sends them again.
+	deciding, stop := context.WithCancel(context.WithoutCancel(gctx))
+	told := make(chan struct{})
+	g.Go(func() error {
+		defer stop()
+		<-gctx.Done()
+		<-told
+		return nil
+	})
+	g.Go(func() error {
+		defer close(told)
+		if n.notifier == nil || n.o.pauseFeed {
+			return nil
+		}
+		return n.notifier.run(gctx)
+	})
 	if n.cluster == nil {
-		g.Go(func() error { return n.processor.Run(gctx) })
+		g.Go(func() error { return n.processor.Run(deciding) })
 	} else {
-		g.Go(func() error { return n.cluster.decide(gctx) })
+		g.Go(func() error { return n.cluster.decide(deciding) })
 	}
 	g.Go(func() error { return n.projections.Run(gctx) })
 	if !n.o.pauseFeed {
@@ -135,6 +158,9 @@ func (n *node) admin() *httpapi.Admin {
 func (n *node) gaps() map[string]float64 {
 	consumers := n.projections.Consumers()
 	consumers[command.SnapshotsName] = command.SnapshotsName
+	if n.notifier != nil {
+		consumers[order.ProcessNotifications] = order.ProcessNotifications
+	}
 	head := n.store.Head()
 	out := make(map[string]float64, len(consumers))
 	for name, consumer := range consumers {

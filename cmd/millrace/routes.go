@@ -35,6 +35,9 @@ func (n *node) resources() []httpapi.Resource {
 				{Name: "return", Command: "ReturnOrder"},
 			},
 			Model: n.projections.Model(order.ProjectionOrders), Table: order.OrdersTable.Table, Represent: represent,
+			Calls: []httpapi.Calls{{
+				Name: "notifications", Process: order.ProcessNotifications, Runs: n.notifier != nil, Item: showCall,
+			}},
 			List: &httpapi.List{
 				Filters: []httpapi.Filter{filter, {Param: "status", Values: statuses()}},
 				Orders: []httpapi.Order{

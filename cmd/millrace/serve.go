@@ -38,8 +38,12 @@ type serveOptions struct {
 	demo       bool
 	maxBacklog int64
 	hold       bool
-	logLevel   string
-	logFormat  string
+	notify     []string
+	smtpURL    string
+	// notifyWebhook and smtpURL hold secrets.
+	notifyWebhook string
+	logLevel      string
+	logFormat     string
 }
 
 func newServeCommand() *cobra.Command {
@@ -70,6 +74,9 @@ those under way, and closes the store.
 	f.BoolVar(&o.demo, "demo", false, "run a gentle load against itself")
 	f.Int64Var(&o.maxBacklog, "max-backlog", 0, "undecided commands beyond which new ones are refused (default 1,000,000)")
 	f.BoolVar(&o.hold, "hold-read-models", false, "build and compare read models whose code has changed, and wait for `millrace projections switch`")
+	f.StringSliceVar(&o.notify, "notify", nil, "how customers are told about their orders: log, email, webhook, or none (default: none; log with --demo)")
+	f.StringVar(&o.smtpURL, "smtp-url", "", "mail server, as smtp://user:password@host:587?from=shop@example.org, or smtps://…")
+	f.StringVar(&o.notifyWebhook, "notify-webhook", "", "`URL` that notifications are posted to")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, else json")
 	return c
@@ -106,6 +113,9 @@ func (o *serveOptions) check() error {
 		if err := loopback(o.admin); err != nil {
 			return badSetting("admin", "%w", err)
 		}
+	}
+	if _, err := o.notifications(slog.New(slog.DiscardHandler)); err != nil {
+		return err
 	}
 	_, err := newLogger(o.logLevel, o.logFormat)
 	return err
@@ -164,6 +174,10 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	channels, err := o.notifications(log)
+	if err != nil {
+		return err
+	}
 	if o.data == "" && o.store == "" {
 		o.data = "millrace-data"
 		if o.demo {
@@ -203,7 +217,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	n, err := newNode(ctx, store, nodeOptions{
 		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
-		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, log: log,
+		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, notify: channels, log: log,
 	})
 	if err != nil {
 		return errors.Join(err, httpLn.Close(), adminLn.Close())

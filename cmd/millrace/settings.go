@@ -31,8 +31,8 @@ const (
 // several commands share. What belongs to one run, such as the seed of a simulation, is said with that run.
 func settingNames() []string {
 	return []string{
-		"admin", "data", "demo", "direct", "hold-read-models", "http", "insecure", "log-format", "log-level", "max-backlog", "node", "output",
-		"partitions", "paused", "quiet", "retry-for", "server", "store",
+		"admin", "data", "demo", "direct", "hold-read-models", "http", "insecure", "log-format", "log-level", "max-backlog", "node", "notify",
+		"notify-webhook", "output", "partitions", "paused", "quiet", "retry-for", "server", "smtp-url", "store",
 	}
 }
 

@@ -48,7 +48,9 @@ func TestPrecedenceOfSettings(t *testing.T) {
 		"log-format": {"json", "text", "auto"}, "log-level": {"debug", "warn", "error"}, "max-backlog": {"1", "2", "3"},
 		"output": {"json", "text", "json"}, "partitions": {"1", "2", "3"}, "paused": {"[command]", "[feed]", "[command,feed]"},
 		"quiet": {"true", "false", "true"}, "retry-for": {"1s", "2s", "3s"}, "server": {"[http://a]", "[http://b]", "[http://c,http://d]"},
-		"direct": {"none", "postgres://b/b", "postgres://c/c"}, "node": {"a", "b", "c"}, "store": {"postgres://a/a", "postgres://b/b", "postgres://c/c"},
+		"notify": {"[log]", "[none]", "[email,webhook]"}, "smtp-url": {"smtp://a", "smtp://b", "smtp://c"},
+		"notify-webhook": {"https://a", "https://b", "https://c"},
+		"direct":         {"none", "postgres://b/b", "postgres://c/c"}, "node": {"a", "b", "c"}, "store": {"postgres://a/a", "postgres://b/b", "postgres://c/c"},
 	}
 	for _, name := range settingNames() {
 		v, ok := values[name]
@@ -200,7 +202,7 @@ func TestBadFile(t *testing.T) {
 func TestBadValueNamesItsSource(t *testing.T) {
 	for name, bad := range map[string]string{
 		"paused": "everything", "partitions": "-1", "max-backlog": "-1", "http": "0.0.0.0:1", "admin": "nonsense",
-		"log-level": "loud", "log-format": "xml",
+		"log-level": "loud", "log-format": "xml", "notify": "pigeon", "smtp-url": "smtp://hunter2", "notify-webhook": "ftp://hunter2",
 	} {
 		file := write(t, "demo: false\n"+name+": "+bad+"\n")
 		for from, run := range map[string]func() (*cobra.Command, error){

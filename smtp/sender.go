@@ -189,19 +189,25 @@ func (s *Sender) Send(ctx context.Context, m *Mail) (notice.Result, error) {
 	if err != nil {
 		return notice.Result{}, &notice.UnreachableError{Err: fmt.Errorf("mail server: %w", err)}
 	}
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(grace, c.hangUp) })()
+	ended := make(chan struct{})
+	defer close(ended)
+	defer context.AfterFunc(ctx, func() {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			c.hangUp()
+		case <-ended:
+		}
+	})()
 	msg := s.message(m)
 	err = c.mail.SendWithSMTPClient(c.client, msg)
 	if msg.IsDelivered() { // what was wrong afterwards is the connection's
-		s.keep(c, err)
+		s.keep(ctx, c, err == nil)
 		return notice.Result{Status: notice.Sent}, nil
 	}
 	r, usable, err := judge(err, m.To)
-	if usable {
-		s.keep(c, nil)
-	} else {
-		c.hangUp()
-	}
+	s.keep(ctx, c, usable)
 	return r, err
 }
 
@@ -249,10 +255,10 @@ func (s *Sender) dial(ctx context.Context) (*connection, error) {
 	return c, nil
 }
 
-// keep keeps a connection for the next mail, unless something was wrong with it.
-func (s *Sender) keep(c *connection, err error) {
+// keep keeps a connection for the next mail, unless something is wrong with it, or it may be hung up because ctx has ended.
+func (s *Sender) keep(ctx context.Context, c *connection, usable bool) {
 	c.used = s.o.Now()
-	if err == nil {
+	if usable && ctx.Err() == nil {
 		select {
 		case s.idle <- c:
 			return

@@ -251,6 +251,28 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// TestStoppedAndGoesOn: a mail that ended within the grace leaves nothing behind that would hang up on a later one.
+func TestStoppedAndGoesOn(t *testing.T) {
+	inside := make(chan struct{}, 2)
+	server := smtptest.Start(t, smtptest.Options{Data: func(m *smtptest.Mail) error {
+		inside <- struct{}{}
+		if m.To == "slow@example.org" {
+			<-time.After(1500 * time.Millisecond) // longer than the grace
+		}
+		return nil
+	}})
+	s := sender(t, options(t, server))
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-inside; cancel() }()
+	r, err := s.Send(ctx, aMail("ann@example.org"))
+	isSent(t, r, err)
+	r, err = s.Send(t.Context(), aMail("slow@example.org"))
+	isSent(t, r, err)
+	if n := len(server.Mails()); n != 2 {
+		t.Errorf("%d mails", n)
+	}
+}
+
 // TestManyAtATime: no more connections than there may be, and every mail arrives once.
 func TestManyAtATime(t *testing.T) {
 	server := smtptest.Start(t, smtptest.Options{})

@@ -2,12 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/api"
 	"github.com/millrace-io/millrace/internal/client"
 )
 
@@ -58,7 +64,7 @@ func TestHandOverWaitsForCalls(t *testing.T) {
 
 // TestNotificationSettings: what is wrong with them is said by name, and without what they hold.
 func TestNotificationSettings(t *testing.T) {
-	mail, hook := "smtp://shop:hunter2@mail.example.org?from=shop@example.org", "https://hook:hunter2@example.org/hunter2"
+	mail, hook := "smtp://shop:"+private+"@mail.example.org?from=shop@example.org", "https://hook:"+private+"@example.org/"+private
 	for name, c := range map[string]struct {
 		o    serveOptions
 		want string // of the fault; empty where there is none
@@ -75,8 +81,8 @@ func TestNotificationSettings(t *testing.T) {
 		"not encrypted, here":          {serveOptions{smtpURL: "smtp://localhost:25?from=shop@example.org&tls=none"}, ""},
 		"not encrypted, elsewhere":     {serveOptions{smtpURL: "smtp://mail.example.org?from=shop@example.org&tls=none"}, "smtp-url"},
 		"encrypted and not":            {serveOptions{smtpURL: "smtps://localhost?from=shop@example.org&tls=none"}, "smtp-url"},
-		"no sender":                    {serveOptions{smtpURL: "smtp://shop:hunter2@mail.example.org"}, "smtp-url"},
-		"no URL":                       {serveOptions{smtpURL: "smtp://shop:hunter2%@mail.example.org"}, "smtp-url"},
+		"no sender":                    {serveOptions{smtpURL: "smtp://shop:" + private + "@mail.example.org"}, "smtp-url"},
+		"no URL":                       {serveOptions{smtpURL: "smtp://shop:" + private + "%@mail.example.org"}, "smtp-url"},
 		"another scheme":               {serveOptions{smtpURL: "http://shop:hunter2@mail.example.org?from=a@example.org"}, "smtp-url"},
 		"another parameter":            {serveOptions{smtpURL: mail + "&password=hunter2"}, "smtp-url"},
 		"a webhook in the clear":       {serveOptions{notifyWebhook: "http://example.org/hunter2"}, "notify-webhook"},
@@ -96,5 +102,71 @@ func TestNotificationSettings(t *testing.T) {
 	demo := serveOptions{demo: true}
 	if channels, err := demo.notifications(quietLog()); err != nil || len(channels) != 1 || channels["log"] == nil {
 		t.Errorf("the demo tells by %v: %v", channels, err)
+	}
+}
+
+// TestShownCalls: what the API shows of a call in each of its states, by the names that the document has.
+func TestShownCalls(t *testing.T) {
+	var doc struct {
+		Components struct {
+			Schemas map[string]struct {
+				Required   []string
+				Properties map[string]struct{ Enum []string }
+			}
+		}
+	}
+	if err := yaml.Unmarshal(api.OpenAPI, &doc); err != nil {
+		t.Fatal(err)
+	}
+	schema := doc.Components.Schemas["Notification"]
+	at := time.Date(2026, 3, 9, 22, 30, 0, 0, time.UTC)
+	request := `{"kind":"shipped","channel":"email","at":"2026-03-09T22:30:00Z","order_id":"1","currency":"EUR","total":{"amount":"1.00","currency":"EUR"},"parcel":{"number":2,"last":true}}`
+	base := millrace.InstanceCall{Name: "shipped-2/email", Request: []byte(request), BeganAt: at}
+	waits, failed, sent, rejected, cancelled, late := base, base, base, base, base, base
+	failed.Attempts, failed.Error, failed.NextAt = 3, "away", at
+	sent.DoneAt, sent.Result = at, []byte(`{"status":"sent"}`)
+	rejected.DoneAt, rejected.Result, rejected.Attempts = at, []byte(`{"status":"rejected","detail":"550"}`), 1
+	cancelled.CancelledAt = at
+	late.CancelledAt, late.DoneAt, late.Result = at, at, []byte(`{"status":"sent"}`)
+	seen := map[string]bool{}
+	for _, c := range []struct {
+		call     millrace.InstanceCall
+		status   string
+		attempts float64
+	}{{waits, "waiting", 0}, {failed, "waiting", 3}, {sent, "sent", 1}, {rejected, "rejected", 2}, {cancelled, "cancelled", 0}, {late, "sent", 1}} {
+		shown, err := showCall(&c.call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(shown)
+		var got map[string]any
+		if err = errors.Join(err, json.Unmarshal(text, &got)); err != nil {
+			t.Fatal(err)
+		}
+		if got["status"] != c.status || got["attempts"] != c.attempts || got["parcel"] != 2.0 {
+			t.Errorf("%s, want %s after %v", text, c.status, c.attempts)
+		}
+		for name := range got {
+			if _, ok := schema.Properties[name]; !ok {
+				t.Errorf("the document has no %s", name)
+			}
+			seen[name] = true
+		}
+		for _, name := range schema.Required {
+			if got[name] == nil {
+				t.Errorf("%s lacks %s", text, name)
+			}
+		}
+		if !slices.Contains(schema.Properties["status"].Enum, c.status) {
+			t.Errorf("the document has no status %s", c.status)
+		}
+	}
+	if len(seen) != len(schema.Properties) {
+		t.Errorf("the document has %d members, and %d were shown", len(schema.Properties), len(seen))
+	}
+	bad := base
+	bad.Request = []byte(`{"kind":`)
+	if _, err := showCall(&bad); err == nil {
+		t.Error("a request that cannot be read is shown")
 	}
 }

@@ -18,6 +18,9 @@ const (
 	// it so.
 	firstPause = time.Second
 	lastPause  = time.Minute
+	// maxSpread bounds over how long those who wait for a lane that rests are spread. It doubles with each of their attempts:
+	// each is a write to the store, and after a night there may be very many of them.
+	maxSpread = 5 * time.Minute
 	// defaultAtOnce is how many notices a lane sends at a time: as many connections as mail servers let one sender have.
 	defaultAtOnce = 4
 )
@@ -68,7 +71,7 @@ func (d *Dispatcher) Call(ctx context.Context, c *millrace.CallRequest) (notice.
 	if l == nil {
 		return notice.Result{Status: notice.Withdrawn, Detail: "nothing is sent by this channel any more"}, nil
 	}
-	return l.call(ctx, c.ID, &n)
+	return l.call(ctx, c, &n)
 }
 
 // lane is a channel at work.
@@ -95,7 +98,7 @@ func (e *pausedError) Unwrap() error { return e.err }
 // RetryAfter says when the notice is to be sent. Those who waited together do not come back together.
 func (e *pausedError) RetryAfter() time.Duration { return e.after }
 
-func (l *lane) call(ctx context.Context, id string, n *notice.Notice) (notice.Result, error) {
+func (l *lane) call(ctx context.Context, c *millrace.CallRequest, n *notice.Notice) (notice.Result, error) {
 	select {
 	case l.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -105,10 +108,10 @@ func (l *lane) call(ctx context.Context, id string, n *notice.Notice) (notice.Re
 	if ctx.Err() != nil {
 		return notice.Result{}, ctx.Err()
 	}
-	if err := l.rests(); err != nil {
+	if err := l.rests(c.Attempt); err != nil {
 		return notice.Result{}, err
 	}
-	r, err := l.send(ctx, id, n)
+	r, err := l.send(ctx, c.ID, n)
 	if err != nil && ctx.Err() != nil {
 		return r, err // broken off: that says nothing about the other end
 	}
@@ -124,21 +127,21 @@ func (l *lane) call(ctx context.Context, id string, n *notice.Notice) (notice.Re
 		l.failed++
 		l.until, l.err = now.Add(pause), err
 	}
-	return r, l.paused()
+	return r, l.paused(c.Attempt)
 }
 
-// rests says why the lane sends nothing now.
-func (l *lane) rests() error {
+// rests says why the lane sends nothing now; nil where it does.
+func (l *lane) rests(attempt int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.now().Before(l.until) {
 		return nil
 	}
-	return l.paused()
+	return l.paused(attempt)
 }
 
-// paused is the error of a lane that rests; mu is held.
-func (l *lane) paused() error {
-	left := l.until.Sub(l.now())
-	return &pausedError{err: l.err, after: left + time.Duration(rand.Int64N(int64(firstPause)))} //nolint:gosec // not a secret
+// paused is the error of a notice whose lane rests, by its attempt, from 1; mu is held.
+func (l *lane) paused(attempt int) error {
+	spread := min(firstPause<<min(max(attempt-1, 0), 20), maxSpread)
+	return &pausedError{err: l.err, after: l.until.Sub(l.now()) + time.Duration(rand.Int64N(int64(spread)))} //nolint:gosec // not a secret
 }

@@ -100,6 +100,24 @@ func TestLaneRests(t *testing.T) {
 			}
 			<-time.After(pause)
 		}
+		// Who has waited long is spread over more and more time, and a lane that works again is at rest no more.
+		for attempt, spread := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 60: 5 * time.Minute} {
+			var longest time.Duration
+			for range 200 {
+				c := callOf(t, "x", notice.Email)
+				c.Attempt = attempt
+				_, err := d.Call(t.Context(), c)
+				var says interface{ RetryAfter() time.Duration }
+				if !errors.As(err, &says) || says.RetryAfter() > time.Minute+spread {
+					t.Fatalf("attempt %d: %v", attempt, err)
+				}
+				longest = max(longest, says.RetryAfter())
+			}
+			if longest < time.Minute+spread/2 {
+				t.Errorf("attempt %d is spread over %s, want %s", attempt, longest-time.Minute, spread)
+			}
+		}
+		<-time.After(time.Minute)
 		say = errors.New("not now")
 		tried = 0
 		for range 10 {

@@ -124,6 +124,50 @@ func TestEncryption(t *testing.T) {
 	}
 }
 
+// TestEncryptedFromTheStart: as a server on port 465 wants it; one that does not is no server to us.
+func TestEncryptedFromTheStart(t *testing.T) {
+	server := smtptest.Start(t, smtptest.Options{TLS: true, User: "shop", Password: "hunter2"})
+	o := options(t, server)
+	o.Encryption, o.User, o.Password = smtp.TLS, "shop", "hunter2"
+	r, err := sender(t, o).Send(t.Context(), aMail("ann@example.org"))
+	isSent(t, r, err)
+	if mails := server.Mails(); len(mails) != 1 || !mails[0].Encrypted || mails[0].User != "shop" {
+		t.Errorf("%+v", mails)
+	}
+	o = options(t, smtptest.Start(t, smtptest.Options{Plain: true}))
+	o.Encryption = smtp.TLS
+	var away *notice.UnreachableError
+	if r, err := sender(t, o).Send(t.Context(), aMail("ann@example.org")); !errors.As(err, &away) {
+		t.Errorf("%+v %v", r, err)
+	}
+}
+
+// TestIdleConnections: one that nobody used for long is not used again.
+func TestIdleConnections(t *testing.T) {
+	server := smtptest.Start(t, smtptest.Options{})
+	o := options(t, server)
+	now := time.Now()
+	o.Now = func() time.Time { return now }
+	s := sender(t, o)
+	for n, c := range []struct {
+		idle        time.Duration
+		connections int
+	}{{0, 1}, {29 * time.Second, 1}, {30 * time.Second, 2}, {time.Second, 2}} {
+		now = now.Add(c.idle)
+		r, err := s.Send(t.Context(), aMail("ann@example.org"))
+		isSent(t, r, err)
+		if got := server.Connections(); got != c.connections {
+			t.Errorf("%d connections after mail %d, want %d", got, n+1, c.connections)
+		}
+	}
+	s.Close()
+	r, err := s.Send(t.Context(), aMail("ann@example.org"))
+	isSent(t, r, err)
+	if got := server.Connections(); got != 3 {
+		t.Errorf("%d connections after a hang-up", got)
+	}
+}
+
 // TestWrongPassword: a login that fails is trouble of ours. No customer is given up for it.
 func TestWrongPassword(t *testing.T) {
 	o := options(t, smtptest.Start(t, smtptest.Options{User: "shop", Password: "hunter2"}))

@@ -34,6 +34,8 @@ import (
 type Options struct {
 	// Plain has the server offer no encryption.
 	Plain bool
+	// TLS has it encrypt from the start.
+	TLS bool
 	// User and Password are wanted where they are given.
 	User, Password string
 	// Rcpt answers to a recipient: nil takes it. Defaults to taking all.
@@ -99,8 +101,12 @@ func (s *Server) Restart() {
 		return &session{s: s, conn: c}, nil
 	}))
 	s.server.Domain, s.server.AllowInsecureAuth, s.server.EnableSMTPUTF8 = "mail.example.org", true, true
-	if !s.o.Plain {
-		s.server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}
+	config := &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12}
+	switch {
+	case s.o.TLS:
+		ln = tls.NewListener(ln, config)
+	case !s.o.Plain:
+		s.server.TLSConfig = config
 	}
 	s.ended = make(chan struct{})
 	go func(server *smtp.Server, ended chan struct{}) {

@@ -54,6 +54,9 @@ func Email(w *Writer, shop string, send func(ctx context.Context, id, to string,
 const (
 	// webhookTimeout bounds a delivery: whoever takes longer shall answer first and work then.
 	webhookTimeout = 15 * time.Second
+	// grace is how long a delivery may go on that is on its way when the sender is to stop: one that arrived, and we did not
+	// hear of, is sent twice.
+	grace = time.Second
 	// maxRetryAfter bounds what an endpoint may ask for.
 	maxRetryAfter = time.Hour
 	// eventSource and eventType name the events of the webhook, as CloudEvents has it.
@@ -95,6 +98,8 @@ func Webhook(to *url.URL) Send {
 		if err != nil {
 			return notice.Result{}, err
 		}
+		ctx, cancel := longer(ctx, grace)
+		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.String(), bytes.NewReader(body))
 		if err != nil {
 			return notice.Result{}, err
@@ -120,6 +125,21 @@ func Webhook(to *url.URL) Send {
 		}
 		return notice.Result{}, &answerError{said: said, after: retryAfter(res.Header.Get("Retry-After"))}
 	}
+}
+
+// longer is a context that ends a while after another one.
+func longer(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() { stop(); cancel() }
 }
 
 // answerError is an answer by which the notice is to be sent again.

@@ -64,6 +64,34 @@ func TestEmail(t *testing.T) {
 	}
 }
 
+// TestWebhookStopped: a delivery that is on its way when we are to stop ends well where the endpoint answers soon, and is given
+// up where it does not.
+func TestWebhookStopped(t *testing.T) {
+	inside, gate := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		inside <- struct{}{}
+		if r.Header.Get("Idempotency-Key") == "hangs" {
+			<-gate
+		}
+	}))
+	defer server.Close()
+	defer close(gate)
+	u, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := notify.Webhook(u)
+	for id, ok := range map[string]bool{"answers": true, "hangs": false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-inside; cancel() }()
+		if r, err := send(ctx, id, aNotice(t, notice.Placed)); (err == nil && r.Status == notice.Sent) != ok {
+			t.Errorf("%s: %+v %v", id, r, err)
+		}
+		cancel()
+	}
+}
+
 // TestWebhook: what is posted, and what each answer means.
 func TestWebhook(t *testing.T) {
 	n := aNotice(t, notice.Shipped)

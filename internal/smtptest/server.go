@@ -68,6 +68,7 @@ type Server struct {
 	pem  []byte
 
 	server *smtp.Server
+	ln     net.Listener
 	ended  chan struct{}
 
 	mu    sync.Mutex
@@ -108,7 +109,7 @@ func (s *Server) Restart() {
 	case !s.o.Plain:
 		s.server.TLSConfig = config
 	}
-	s.ended = make(chan struct{})
+	s.ln, s.ended = ln, make(chan struct{})
 	go func(server *smtp.Server, ended chan struct{}) {
 		defer close(ended)
 		_ = server.Serve(ln) // it says that it was closed
@@ -117,6 +118,7 @@ func (s *Server) Restart() {
 
 // Stop ends it as a crash does: connections are closed where they stand.
 func (s *Server) Stop() {
+	_ = s.ln.Close()     // the server may not have it yet
 	_ = s.server.Close() // a second time is no fault
 	<-s.ended
 }

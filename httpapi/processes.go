@@ -10,7 +10,7 @@ import (
 	"github.com/millrace-io/millrace"
 )
 
-// Process is a process manager as the API shows it. *process.Manager is one.
+// Process is a process manager as the API shows it. *process.Reader is one.
 type Process interface {
 	Name() string
 	Category() string

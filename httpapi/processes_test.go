@@ -66,7 +66,7 @@ func TestProcesses(t *testing.T) {
 				return nil, ctx.Err()
 			},
 		})
-		c.Processes = []httpapi.Process{m}
+		c.Processes = []httpapi.Process{process.NewReader(c.Store, "confirmer", order.CategoryOrder)}
 		c.Consumers = following{c.Store, map[string]string{"confirmer": "confirmer"}}
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)

@@ -113,4 +113,6 @@ func (m *Manager) Consumer() millrace.Consumer {
 }
 
 // collection names the documents of a table of the process.
-func (m *Manager) collection(t *millrace.Table) string { return m.p.Name + "." + t.Name }
+func (m *Manager) collection(t *millrace.Table) string { return collection(m.p.Name, t) }
+
+func collection(process string, t *millrace.Table) string { return process + "." + t.Name }

@@ -66,7 +66,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
-		Consumers: consumers{n}, Nodes: n.nodes(),
+		Consumers: consumers{n}, Processes: n.processes(), Nodes: n.nodes(),
 		Unavailable: []error{millrace.ErrUnavailable, projection.ErrReplaced},
 		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },
@@ -156,14 +156,10 @@ func (n *node) admin() *httpapi.Admin {
 
 // gaps counts the events between each consumer and the head.
 func (n *node) gaps() map[string]float64 {
-	consumers := n.projections.Consumers()
-	consumers[command.SnapshotsName] = command.SnapshotsName
-	if n.notifier != nil {
-		consumers[order.ProcessNotifications] = order.ProcessNotifications
-	}
+	names := consumers{n}.Names()
 	head := n.store.Head()
-	out := make(map[string]float64, len(consumers))
-	for name, consumer := range consumers {
+	out := make(map[string]float64, len(names))
+	for name, consumer := range names {
 		c, err := n.store.Checkpoints(context.Background(), consumer)
 		if err != nil {
 			continue

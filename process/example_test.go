@@ -91,7 +91,10 @@ func Example() {
 		log.Fatal(err)
 	}
 	later.Store(int64(49 * time.Hour))
-	for events := range store.Feed(ctx, millrace.FeedOptions{Follow: true}) { // until it is cancelled
+	for events, err := range store.Feed(ctx, millrace.FeedOptions{Follow: true}) { // until it is cancelled
+		if err != nil {
+			log.Fatal(err)
+		}
 		if e := events[len(events)-1]; e.Type == "OrderCancelled" {
 			fmt.Println(string(e.Stream), "cancelled by", e.CommandID)
 			break

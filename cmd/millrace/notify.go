@@ -165,7 +165,7 @@ func (t *notifier) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m := processes.New(t.n.store, t.n.registry, t.n.processor, p, &processes.Options{Call: t.call, Calls: notifyCalls, Logger: t.n.log})
+	m := processes.New(t.n.store, t.n.registry, t.n.processor, p, &processes.Options{Call: t.call, Calls: notifyCalls, Observer: t.n.metrics, Logger: t.n.log})
 	return t.n.follow(ctx, m.Consumer())
 }
 

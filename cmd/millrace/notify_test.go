@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/smtptest"
 	"github.com/millrace-io/millrace/smtp"
 )
@@ -204,6 +205,15 @@ func TestNotifications(t *testing.T) {
 	all := s.untilTold(t, "whole", allSent)
 	if len(all) != 3*len(names) || all[0].Attempts != 1 || all[0].EndedAt.IsZero() {
 		t.Errorf("%+v", all)
+	}
+	// It is a process like any other, and seen as one.
+	var i millrace.Instance
+	s.do(t, call{method: http.MethodGet, path: "/v1/processes/notifications/instances/order-whole"}, http.StatusOK).into(t, &i)
+	if i.Stream != "order-whole" || len(i.Calls) != len(all) || i.Failed != "" {
+		t.Errorf("%+v", i)
+	}
+	if m := scrape(t, s)["millrace_process_calls_total"]; m == nil || m.value < 1 {
+		t.Errorf("%+v", m)
 	}
 	rejected := s.untilTold(t, "nobody", func(all []told) bool { return len(all) == 3 && all[1].Status != "waiting" })
 	if n := rejected[1]; n.Channel != "email" || n.Status != "rejected" || !strings.Contains(n.Detail, "550") || strings.Contains(n.Detail, "nobody@") {

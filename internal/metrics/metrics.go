@@ -19,7 +19,7 @@ import (
 // latencyBuckets reach from a sync of a fast disk to a wait that a person notices.
 var latencyBuckets = []float64{.0001, .00025, .0005, .001, .0015, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
-// Metrics implements the observers of the packages command and feed.
+// Metrics implements the observers of the packages command, feed and process.
 type Metrics struct {
 	registry *prometheus.Registry
 
@@ -37,6 +37,11 @@ type Metrics struct {
 	parked     *prometheus.GaugeVec
 	visible    *prometheus.HistogramVec
 	requests   *prometheus.HistogramVec
+	sent       *prometheus.CounterVec
+	calls      *prometheus.CounterVec
+	call       *prometheus.HistogramVec
+	late       *prometheus.HistogramVec
+	stopped    *prometheus.CounterVec
 	now        func() time.Time
 	newest     sync.Map // consumer -> when the newest event behind it was recorded
 	byCategory map[key]prometheus.Counter
@@ -73,6 +78,14 @@ func New(v Version, categories []string, now func() time.Time) *Metrics {
 	m.parked = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "millrace_consumer_parked_streams", Help: "Streams that a consumer has given up until somebody redrives them."}, []string{"consumer"})
 	m.visible = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "millrace_accept_visible_seconds", Help: "From Accept to the effect being in a consumer's documents.", Buckets: latencyBuckets}, []string{"consumer"})
 	m.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "millrace_http_request_duration_seconds", Help: "HTTP requests.", Buckets: latencyBuckets}, []string{"route", "method", "status"})
+	perProcess := func(name, help string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: latencyBuckets}, []string{"process"})
+	}
+	m.sent = counter("millrace_process_commands_total", "Commands of a process that were accepted, those that were known before included.", "process")
+	m.calls = counter("millrace_process_calls_total", "Attempts at calls of a process, by whether there was an answer.", "process", "result")
+	m.call = perProcess("millrace_process_call_seconds", "One attempt at a call, its waits for a place included.")
+	m.late = perProcess("millrace_process_timer_late_seconds", "From a timer's time to its firing.")
+	m.stopped = counter("millrace_process_stopped_total", "Instances that have stopped because their process broke its contract.", "process")
 	for _, c := range append(categories, otherCategory) {
 		for s := millrace.StatusDecided; s <= millrace.StatusDead; s++ {
 			m.byCategory[key{c, s}] = m.outcomes.WithLabelValues(c, s.String())
@@ -84,7 +97,7 @@ func New(v Version, categories []string, now func() time.Time) *Metrics {
 	})
 	build.Set(1)
 	m.registry.MustRegister(m.accepted, m.rejected, m.outcomes, m.durable, m.decided, m.batch, m.load, m.handled, m.failed,
-		m.parked, m.visible, m.requests, build,
+		m.parked, m.visible, m.requests, m.sent, m.calls, m.call, m.late, m.stopped, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -169,6 +182,29 @@ func (m *Metrics) Failed(consumer string) { m.failed.WithLabelValues(family(cons
 func (m *Metrics) Parked(consumer string, more int) {
 	m.parked.WithLabelValues(family(consumer)).Add(float64(more))
 }
+
+// Sent implements process.Observer.
+func (m *Metrics) Sent(process string, commands int) {
+	m.sent.WithLabelValues(process).Add(float64(commands))
+}
+
+// Called implements process.Observer.
+func (m *Metrics) Called(process string, took time.Duration, err error) {
+	result := "answered"
+	if err != nil {
+		result = "failed"
+	}
+	m.calls.WithLabelValues(process, result).Inc()
+	m.call.WithLabelValues(process).Observe(took.Seconds())
+}
+
+// Fired implements process.Observer.
+func (m *Metrics) Fired(process string, late time.Duration) {
+	m.late.WithLabelValues(process).Observe(late.Seconds())
+}
+
+// Stopped implements process.Observer.
+func (m *Metrics) Stopped(process string) { m.stopped.WithLabelValues(process).Inc() }
 
 // Request counts one HTTP request.
 func (m *Metrics) Request(route, method string, status int, took time.Duration) {

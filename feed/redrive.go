@@ -81,31 +81,34 @@ func (w *worker) answer(ctx context.Context) error {
 	return nil
 }
 
-// redrive goes on with a stream. The ask is gone with the commit that ends it, well or not; up to there it begins again after a
-// crash, where the last commit has left it.
+// redrive goes on with a stream, by one commit; where there is more, it is called again after what else has come. The ask is
+// gone with the commit that ends it, well or not: after a crash it begins again where the last commit has left it.
 func (w *worker) redrive(ctx context.Context, id string, s millrace.Stream) error {
-	for {
-		done, fault, err := w.redriveSome(ctx, id, s, maxRedriven)
-		if fault != nil && err == nil {
-			// One of them fails. Those before it are handled, one by one, and it is where the stream is parked then.
-			for done, fault = false, nil; !done && fault == nil && err == nil; {
-				done, fault, err = w.redriveSome(ctx, id, s, 1)
-			}
-		}
-		switch {
-		case err != nil:
-			return err
-		case fault != nil:
-			return w.parkAgain(ctx, id, s, fault)
-		case done:
-			if w.parked[s] {
-				delete(w.parked, s)
-				w.alarm(-1)
-			}
-			w.r.o.Logger.Info("a stream is gone on with", "consumer", w.r.c.Name, "stream", s)
-			return nil
+	done, fault, err := w.redriveSome(ctx, id, s, maxRedriven)
+	if fault != nil && err == nil {
+		// One of them fails. Those before it are handled, one by one, and it is where the stream is parked then.
+		for done, fault = false, nil; !done && fault == nil && err == nil; {
+			done, fault, err = w.redriveSome(ctx, id, s, 1)
 		}
 	}
+	switch {
+	case err != nil:
+		return err
+	case fault != nil:
+		return w.parkAgain(ctx, id, s, fault)
+	case !done:
+		select {
+		case w.goOn <- struct{}{}:
+		default:
+		}
+		return nil
+	}
+	if w.parked[s] {
+		delete(w.parked, s)
+		w.alarm(-1)
+	}
+	w.r.o.Logger.Info("a stream is gone on with", "consumer", w.r.c.Name, "stream", s)
+	return nil
 }
 
 // redriveSome handles the next events of a parked stream in one commit. done says that the stream has come up to the others.

@@ -59,8 +59,7 @@ func (w *worker) settle(ctx context.Context) (map[int]uint64, error) {
 	return last, nil
 }
 
-// guard calls the consumer's work. A panic is an error of the handler like any other; a document that could not be read is the
-// store's trouble.
+// guard calls the consumer's work. A panic is an error of the handler like any other.
 func (w *worker) guard(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -259,8 +259,17 @@ func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fre
 	return fresh
 }
 
-// write sends one transaction: one statement, one round trip. An error that passes leaves open whether it was written.
-func (d *Driver) write(c *commit) (err error) {
+// write sends one transaction: one statement, one round trip. Ids are taken for free, since they were looked up before; where
+// somebody was quicker it is sent again, with a look at who. An error that passes leaves open whether it was written.
+func (d *Driver) write(c *commit) error {
+	err := d.writeOnce(c, true)
+	if claimed(err) {
+		err = d.writeOnce(c, false)
+	}
+	return err
+}
+
+func (d *Driver) writeOnce(c *commit, sure bool) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.o.attempt)
 	defer cancel()
 	var added, removed int64
@@ -283,22 +292,22 @@ func (d *Driver) write(c *commit) (err error) {
 		}
 	}
 	if c.outcomes.n == 0 {
-		return d.on(ctx, d.call(ctx, d.sql.keep, d.keepParams(c, claim), &added))
+		return d.on(ctx, d.call(ctx, d.sql.keep, d.keepParams(c, claim, sure), &added))
 	}
-	return d.on(ctx, d.call(ctx, d.sql.decide, d.decideParams(c, claim), &added, &removed))
+	return d.on(ctx, d.call(ctx, d.sql.decide, d.decideParams(c, claim, sure), &added, &removed))
 }
 
 func (d *Driver) claimParams(c *commit) [][]byte {
 	return [][]byte{d.rowsParam(commandRow, &c.commands), d.rowsParam(outcomeRow, &c.outcomes), whole(c.fresh)}
 }
 
-func (d *Driver) keepParams(c *commit, claim bool) [][]byte {
-	return [][]byte{boolean(claim), d.rowsParam(commandRow, &c.commands)}
+func (d *Driver) keepParams(c *commit, claim, sure bool) [][]byte {
+	return [][]byte{boolean(claim), boolean(sure), d.rowsParam(commandRow, &c.commands)}
 }
 
-func (d *Driver) decideParams(c *commit, claim bool) [][]byte {
+func (d *Driver) decideParams(c *commit, claim, sure bool) [][]byte {
 	return [][]byte{
-		boolean(claim), d.rowsParam(headRow, &c.heads), numbers(c.guarded), texts(c.held), d.rowsParam(commandRow, &c.commands),
+		boolean(claim), boolean(sure), whole(c.fresh), d.rowsParam(headRow, &c.heads), numbers(c.guarded), texts(c.held), d.rowsParam(commandRow, &c.commands),
 		d.rowsParam(outcomeRow, &c.outcomes), d.rowsParam(eventRow, &c.events),
 		d.docsParam(&c.docs), d.rowsParam(keyRow, &c.docs.come),
 	}

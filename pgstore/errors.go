@@ -36,6 +36,8 @@ const (
 	stateConflict = "MR002"
 	stateToken    = "MR003"
 	stateBehind   = "MR004"
+
+	stateTaken = "23505" // unique_violation
 )
 
 // fault is what an error of the database means to a writer.
@@ -65,7 +67,7 @@ func classify(err error) fault {
 	switch pg.Code {
 	case stateFenced:
 		return faultFenced
-	case stateConflict, stateBehind, "23505": // unique_violation
+	case stateConflict, stateBehind, stateTaken:
 		return faultConflict
 	case stateToken:
 		return faultToken
@@ -79,6 +81,12 @@ func classify(err error) fault {
 		return faultInvalid
 	}
 	return faultPasses
+}
+
+// claimed says whether a transaction failed because the id of one of its commands was not free.
+func claimed(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == stateTaken && pg.TableName == "keys"
 }
 
 // conflicting are the ids that a conflict names.

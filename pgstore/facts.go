@@ -48,8 +48,8 @@ func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, erro
 		return millrace.Command{}, err
 	}
 	defer d.reads.Leave()
-	partition := -1
-	err := d.query(ctx, d.sql.keysOf, []any{[]string{id}}, func(rows pgx.Rows) error { return rows.Scan(&id, &partition) })
+	partition, ordinal := -1, int64(0)
+	err := d.query(ctx, d.sql.keysOf, []any{[]string{id}}, func(rows pgx.Rows) error { return rows.Scan(&partition, &ordinal) })
 	if err != nil {
 		return millrace.Command{}, readError(ctx, err)
 	}
@@ -57,7 +57,7 @@ func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, erro
 		return millrace.Command{}, errNoCommand
 	}
 	var a millrace.AcceptedCommand
-	err = d.query(ctx, d.sql.command, []any{partition, id}, func(rows pgx.Rows) (err error) {
+	err = d.query(ctx, d.sql.command, []any{partition, id, ordinal}, func(rows pgx.Rows) (err error) {
 		a, err = scanCommand(rows)
 		return err
 	})

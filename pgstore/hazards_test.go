@@ -149,7 +149,7 @@ func (h *hazards) decideIn(tx pgx.Tx, partition int) error {
 	d := driverOf(h.a)
 	c := d.next(partition, decided(command(fmt.Sprint("in", h.calls), partition), true, 2))
 	var added, removed int64
-	return d.call(patient(h), d.sql.decide, d.decideParams(c, true), &added, &removed)(tx.Conn())
+	return d.call(patient(h), d.sql.decide, d.decideParams(c, true, true), &added, &removed)(tx.Conn())
 }
 
 // next is a transaction of one decision behind the head of a partition.
@@ -272,7 +272,7 @@ func (h *hazards) lateCommand() {
 	c := &commit{seen: map[string]*millrace.Fingerprint{}}
 	c.keep(2, late, &fp)
 	var added int64
-	must(h, driverOf(h.a).call(patient(h), driverOf(h.a).sql.keep, driverOf(h.a).keepParams(c, true), &added)(slow.Conn()))
+	must(h, driverOf(h.a).call(patient(h), driverOf(h.a).sql.keep, driverOf(h.a).keepParams(c, true, true), &added)(slow.Conn()))
 	early := command("early", 2)
 	must(h, h.a.Accept(patient(h), 2, []millrace.AcceptedCommand{accepted(early)}))
 	pending := func(want ...string) {

@@ -232,7 +232,7 @@ func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) er
 	if err := d.lookUp(ctx, &l); err != nil || len(l.known) == 0 {
 		return err
 	}
-	known, partitions := l.known, l.in
+	known, partitions, ordinals := l.known, l.in, l.ordinals
 	answer := func(o millrace.Outcome) {
 		for _, q := range byID[o.CommandID] {
 			q.q.outcome, q.err = o, nil
@@ -254,7 +254,7 @@ func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) er
 	if err != nil {
 		return err
 	}
-	return d.query(ctx, d.sql.outcomesOf, []any{partitions, known}, func(rows pgx.Rows) error {
+	return d.query(ctx, d.sql.outcomesOf, []any{partitions, known, ordinals}, func(rows pgx.Rows) error {
 		o, err := scanOutcome(rows)
 		if err == nil {
 			answer(o)
@@ -270,8 +270,9 @@ type look struct {
 	streams    []string
 	versions   []*uint64 // where those of the streams go
 
-	known []string // the ids that somebody has
-	in    []int32  // the partitions of their commands
+	known    []string // the ids that somebody has
+	in       []int32  // the partitions of their commands
+	ordinals []int64  // of the decisions that they came with, or 0
 }
 
 func (l *look) stream(partition int, s millrace.Stream, version *uint64) {
@@ -284,6 +285,7 @@ func (d *Driver) lookUp(ctx context.Context, l *look) error {
 		switch n := row[0]; {
 		case n > 0:
 			l.known, l.in = append(l.known, l.ids[n-1]), append(l.in, int32(row[1])) //nolint:gosec // a partition
+			l.ordinals = append(l.ordinals, row[2])
 		default:
 			*l.versions[-n-1] = uint64(row[1]) //nolint:gosec // counts events
 		}

@@ -36,26 +36,30 @@ func newStatements(schema string) statements {
 		waiting: sql(`select p from unnest($1::integer[]) p where exists (select from S.pending w where w.partition = p)`),
 		backlog: sql(`select count(*) from S.pending`),
 
-		keep:        sql(`select added from S.keep($1, $2, '{}', 0)`),
-		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9)`),
-		claim:       sql(`select S.claim($1, $2, $3)`),
+		keep:        sql(`select added from S.keep($1, $2, $3, '{}', 0)`),
+		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`),
+		claim:       sql(`select S.claim($1, $2, $3, false, false)`),
 		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5, $6)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)
 			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal`),
 		epochOf: sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`),
 
-		look:   sql(`select n, value from S.look($1, $2, $3)`),
-		keysOf: sql(`select id, partition from S.keys where id = any($1::text[])`),
+		look:   sql(`select n, value, ordinal from S.look($1, $2, $3)`),
+		keysOf: sql(`select partition, coalesce(ordinal, 0) from S.keys where id = any($1::text[])`),
 		outcomesOf: sql(`select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded
-			from unnest($1::integer[], $2::text[]) u(partition, id)
-			join S.outcomes o on o.partition = u.partition and o.command_id = u.id`),
+			from unnest($1::integer[], $3::bigint[]) u(partition, ordinal)
+			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal where u.ordinal > 0
+			union all
+			select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded
+			from unnest($1::integer[], $2::text[], $3::bigint[]) u(partition, id, ordinal)
+			join S.outcomes o on o.partition = u.partition and o.command_id = u.id and o.type is null where u.ordinal = 0`),
 		commandsOf: sql(`select c.id, c.partition, c.time_ns, c.stream, c.fingerprint
 			from unnest($1::integer[], $2::text[]) u(partition, id)
 			join S.commands c on c.partition = u.partition and c.id = u.id`),
 		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2
 			union all
-			select ` + freshColumns + ` from S.outcomes o where o.partition = $1 and o.command_id = $2 and o.type is not null`),
+			select ` + freshColumns + ` from S.outcomes o where o.partition = $1 and o.ordinal = $3 and o.type is not null`),
 		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),

@@ -120,10 +120,11 @@ var wrongRows = []struct{ what, count string }{
 	{"streams have a gap in their versions", `select partition, count(*) from (
 		select partition from S.events group by partition, stream having min(version) <> 1 or max(version) <> count(*)) x`},
 	{"commands without their claim of the id", `select c.partition, count(*) from (
-			select partition, id, fingerprint from S.commands
-			union all select partition, command_id, fingerprint from S.outcomes where type is not null
+			select partition, id, fingerprint, null::bigint as ordinal from S.commands
+			union all select partition, command_id, fingerprint, ordinal from S.outcomes where type is not null
 		) c left join S.keys k on k.id = c.id
-		where k.id is null or k.partition <> c.partition or k.fingerprint <> c.fingerprint`},
+		where k.id is null or k.partition <> c.partition or k.fingerprint <> c.fingerprint or k.ordinal <> c.ordinal
+			or c.ordinal is not null and k.ordinal is null`},
 	{"outcomes without their command, or of another content", `select o.partition, count(*) from S.outcomes o
 		left join S.commands c on c.partition = o.partition and c.id = o.command_id
 		where o.type is null and (c.id is null or c.fingerprint <> o.fingerprint or c.stream <> o.stream or c.correlation_id <> o.correlation_id)`},

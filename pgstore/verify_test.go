@@ -55,6 +55,8 @@ func TestVerifyNotices(t *testing.T) {
 		{"delete from s.keys where id = 'decided0'", "without their claim"},
 		{"update s.keys set partition = 2 where id = 'decided0'", "without their claim"},
 		{"delete from s.keys where id = 'kept'", "without their claim"},
+		{"update s.keys set ordinal = 99 where id = 'decided0'", "without their claim"},
+		{"update s.keys set ordinal = null where id = 'decided0'", "without their claim"},
 		{"update s.keys set fingerprint = sha256('x') where id = 'waiting'", "without their claim"},
 		{"update s.outcomes set data = '{}' where command_id = 'decided0'", "outcomes: partition 1: the fingerprint"},
 		{"update s.commands set data = '{}' where id = 'kept'", "commands: partition 2: the fingerprint"},

@@ -36,11 +36,13 @@ create table {schema}.nodes (
 	until timestamptz not null
 );
 
--- Who has which command id, over the whole store.
+-- Who has which command id, over the whole store. The ordinal is that of the decision that the command came with; null where it
+-- was kept before it was decided.
 create table {schema}.keys (
 	id          text collate "C" primary key,
 	partition   integer not null,
-	fingerprint bytea not null
+	fingerprint bytea not null,
+	ordinal     bigint
 );
 
 -- The commands that were kept before they were decided; they stay when they are.
@@ -92,9 +94,11 @@ create table {schema}.outcomes (
 	data            bytea,
 	encoded         bytea, -- the canonical encoding of a refusal or a dead letter; null where the events say it all
 	chain           bytea not null,
-	primary key (partition, ordinal),
-	unique (partition, command_id)
+	primary key (partition, ordinal)
 );
+
+-- The others are found by the ordinal in keys, which also sees to it that there is one of each.
+create unique index outcomes_of_commands on {schema}.outcomes (partition, command_id) where type is null;
 
 create table {schema}.events (
 	partition      integer not null,
@@ -160,37 +164,54 @@ create type {schema}.checkpoint_row as (partition integer, epoch bigint, consume
 	before bigint);
 
 -- look finds out what is known of commands before they are decided: for the n-th id that somebody has (n, the partition of its
--- command), and for the n-th stream that has events (-n, its newest version). By the indexes, whatever the tables seemed to
--- hold when the plan was made: it is kept, and a store grows.
-create function {schema}.look(k_id text[], s_partition integer[], s_stream text[]) returns table (n integer, value bigint)
+-- command, the ordinal of keys or 0), and for the n-th stream that has events (-n, its newest version, 0). By the indexes,
+-- whatever the tables seemed to hold when the plan was made: it is kept, and a store grows.
+create function {schema}.look(k_id text[], s_partition integer[], s_stream text[])
+returns table (n integer, value bigint, ordinal bigint)
 language plpgsql stable set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan as $$
 begin
 	return query
-		select u.n::integer, k.partition::bigint
+		select u.n::integer, k.partition::bigint, coalesce(k.ordinal, 0)
 			from unnest(k_id) with ordinality u(id, n)
-			cross join lateral (select k.partition from {schema}.keys k where k.id = u.id limit 1) k
+			cross join lateral (select k.partition, k.ordinal from {schema}.keys k where k.id = u.id limit 1) k
 		union all
-		select -u.n::integer, e.version
+		select -u.n::integer, e.version, 0::bigint
 			from unnest(s_partition, s_stream) with ordinality u(partition, stream, n)
 			cross join lateral (select e.version from {schema}.events e
 				where e.partition = u.partition and e.stream = u.stream order by e.version desc limit 1) e;
 end $$;
 
 -- claim takes the ids of commands that are to be kept (c) and of the fresh ones in o, as many as the caller says, and tells
--- whether all were free. It raises MR002 with the ids that another content or partition has. In the order of ids, so that two
--- callers that want the same ones wait for each other and never both.
-create function {schema}.claim(c {schema}.command_row[], o {schema}.outcome_row[], fresh integer) returns boolean
+-- whether all were free. numbered says that the decisions in o are written by the same transaction, so that their ordinals
+-- are those of the commands. It raises MR002 with the ids that another content or partition has. In the order of ids, so
+-- that two callers that want the same ones wait for each other and never both.
+--
+-- A caller that takes all for free is sure: then a claim is a plain insert, which looks into the index once and not twice, and
+-- where one is not free it is a unique_violation of keys.
+create function {schema}.claim(
+	c {schema}.command_row[], o {schema}.outcome_row[], fresh integer, numbered boolean, sure boolean) returns boolean
 language plpgsql set lock_timeout = '5s' as $$
 declare
 	n integer;
 	taken text[];
 begin
-	insert into {schema}.keys (id, partition, fingerprint)
-		select w.id, w.partition, w.fingerprint from (
-			select u.id, u.partition, u.fingerprint from unnest(c) u
+	if sure then
+		insert into {schema}.keys (id, partition, fingerprint, ordinal)
+			select w.id, w.partition, w.fingerprint, w.ordinal from (
+				select u.id, u.partition, u.fingerprint, null::bigint as ordinal from unnest(c) u
+				union all
+				select u.command_id, u.partition, u.fingerprint, case when numbered then u.ordinal end
+					from unnest(o) u where u.type is not null
+			) w order by w.id collate "C";
+		return true;
+	end if;
+	insert into {schema}.keys (id, partition, fingerprint, ordinal)
+		select w.id, w.partition, w.fingerprint, w.ordinal from (
+			select u.id, u.partition, u.fingerprint, null::bigint as ordinal from unnest(c) u
 			union all
-			select u.command_id, u.partition, u.fingerprint from unnest(o) u where u.type is not null
+			select u.command_id, u.partition, u.fingerprint, case when numbered then u.ordinal end
+				from unnest(o) u where u.type is not null
 		) w order by w.id collate "C"
 		on conflict (id) do nothing;
 	get diagnostics n = row_count;
@@ -218,27 +239,31 @@ end $$;
 -- claim made before; only the key of commands tells who was first, so the fresh ones get a row there. known are those that
 -- were kept, or decided, already.
 create function {schema}.keep(
-	do_claim boolean, c {schema}.command_row[], o {schema}.outcome_row[], fresh integer,
+	do_claim boolean, sure boolean, c {schema}.command_row[], o {schema}.outcome_row[], fresh integer,
 	out added integer, out alone boolean, out known text[])
 language plpgsql set lock_timeout = '5s' set enable_seqscan = off as $$
 begin
 	added := 0;
-	alone := do_claim and {schema}.claim(c, o, fresh);
+	alone := do_claim and {schema}.claim(c, o, fresh, true, sure);
 	if not alone then
 		with given as (
 			select u.partition, u.id, u.stream, u.type, u.time_ns, u.expected, u.correlation_id, u.causation_id, u.source,
-				u.data, u.fingerprint
+				u.data, u.fingerprint, null::bigint as ordinal
 			from unnest(c) u
 			union all
 			select u.partition, u.command_id, u.stream, u.type, u.command_time_ns, u.expected, u.correlation_id, u.causation_id,
-				u.source, u.data, u.fingerprint
+				u.source, u.data, u.fingerprint, u.ordinal
 			from unnest(o) u where u.type is not null
 		), inserted as (
 			insert into {schema}.commands (partition, id, stream, type, time_ns, expected, correlation_id, causation_id,
 				source, data, fingerprint)
-				select g.* from given g
-				-- By the index, as in look: offset 0 keeps this from becoming a join.
-				where not exists (select from {schema}.outcomes o where o.partition = g.partition and o.command_id = g.id offset 0)
+				select g.partition, g.id, g.stream, g.type, g.time_ns, g.expected, g.correlation_id, g.causation_id, g.source,
+					g.data, g.fingerprint
+				from given g
+				-- Not those that came with a decision, which is another one than the one at hand. By the index, as in look:
+				-- offset 0 keeps this from becoming a join.
+				where not exists (select from {schema}.keys k where k.id = g.id and k.ordinal is distinct from g.ordinal
+					and k.ordinal is not null offset 0)
 				order by g.partition, g.id collate "C"
 				on conflict (partition, id) do nothing
 				returning partition, id
@@ -270,14 +295,15 @@ begin
 	end if;
 end $$;
 
--- decide keeps decisions with all that belongs to them, in one or several partitions. It raises
+-- decide keeps decisions with all that belongs to them, in one or several partitions; fresh ones among them are as many as the
+-- caller says. It raises
 --   MR001 where a partition is not where the caller thinks it is: another owner, another head;
 --   MR002 with the ids of commands that are decided already, were never kept, or have another content;
 --   MR004 where a partition of g_partition has undecided commands that neither this call decides nor g_held names: they may
 --         come before commands that it would decide without having kept them first. The row lock is held by then, so that
 --         whatever was kept and answered before this call was made is seen.
 create function {schema}.decide(
-	do_claim boolean, h {schema}.head_row[], g_partition integer[], g_held text[],
+	do_claim boolean, sure boolean, fresh integer, h {schema}.head_row[], g_partition integer[], g_held text[],
 	c {schema}.command_row[], o {schema}.outcome_row[], e {schema}.event_row[],
 	d {schema}.document_row[], x {schema}.key_row[],
 	out added integer, out removed integer)
@@ -308,10 +334,9 @@ begin
 		raise exception 'other nodes have kept commands' using errcode = 'MR004';
 	end if;
 	added := 0;
-	select count(*) into n from unnest(o) u where u.type is null; -- kept before
-	if cardinality(c) > 0 or n < cardinality(o) then
-		select k.added, k.alone, k.known into added, alone, known
-			from {schema}.keep(do_claim, c, o, cardinality(o) - n) k;
+	n := cardinality(o) - fresh; -- kept before
+	if cardinality(c) > 0 or fresh > 0 then
+		select k.added, k.alone, k.known into added, alone, known from {schema}.keep(do_claim, sure, c, o, fresh) k;
 	end if;
 	-- A command that came with its decision may have been kept by another node meanwhile: it is the same one.
 	n := n + coalesce(cardinality(known), 0);
@@ -327,7 +352,8 @@ begin
 			from unnest(o) u
 			where (u.type is null or u.command_id = any(known)) and (
 				not exists (select from {schema}.commands c where c.partition = u.partition and c.id = u.command_id)
-				or exists (select from {schema}.outcomes o where o.partition = u.partition and o.command_id = u.command_id));
+				or exists (select from {schema}.outcomes o
+					where o.partition = u.partition and o.command_id = u.command_id and o.type is null));
 		raise exception 'commands are decided already or were never kept'
 			using errcode = 'MR002', detail = coalesce(array_to_json(wrong)::text, '[]');
 	end if;

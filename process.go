@@ -58,7 +58,8 @@ type Input struct {
 
 // Reaction is what a process wants in a state.
 type Reaction struct {
-	// State names where the instance stands, for people and for lists: "reserving".
+	// State names where the instance stands, for people and for lists: "reserving". An instance that has never had one is not
+	// kept: the next event of its stream begins from Initial again. So a process passes by streams that are not its business.
 	State string
 	// Waits says what for: "stock of 2 lines". Empty where it waits for nothing.
 	Waits string

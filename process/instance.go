@@ -17,6 +17,8 @@ type instance struct {
 	before    []millrace.Timer // that were pending when it was loaded
 	isNew     bool
 	unread    error // why its state cannot be read; then it is left as it is
+	// places are those of the steps by name, as many as were looked for; an order of many lines has thousands.
+	places map[string]int
 }
 
 // load finds the instance of a stream among those at work or in the documents; nil where there is none and none is to begin.
@@ -81,6 +83,10 @@ func (i *instance) apply(in *millrace.Input, cause string) (err error) {
 		d.State, d.SinceAt = want.State, d.UpdatedAt
 	}
 	d.Waits, d.Key, d.Done = want.Waits, want.Key, want.Done
+	if i.none(&want) {
+		i.state, d.Version = p.Initial(d.Stream), 0
+		return nil
+	}
 	i.setTimers(want.Timers)
 	if err := i.setCalls(want.Calls); err != nil {
 		return err
@@ -91,6 +97,11 @@ func (i *instance) apply(in *millrace.Input, cause string) (err error) {
 		}
 	}
 	return nil
+}
+
+// none says whether an instance is not to be kept: it is new and has no state.
+func (i *instance) none(r *millrace.Reaction) bool {
+	return i.isNew && i.doc.State == "" && len(i.doc.Steps)+len(r.Steps)+len(r.Calls)+len(r.Timers) == 0
 }
 
 // take notes a step that was not taken before, and has its command sent before the commit.
@@ -115,10 +126,15 @@ func (i *instance) take(s millrace.Step, cause string) error {
 }
 
 func (i *instance) step(name string) *millrace.InstanceStep {
-	for n := range i.doc.Steps {
-		if i.doc.Steps[n].Name == name {
-			return &i.doc.Steps[n]
-		}
+	steps := i.doc.Steps
+	if i.places == nil {
+		i.places = make(map[string]int, len(steps))
+	}
+	for n := len(i.places); n < len(steps); n++ {
+		i.places[steps[n].Name] = n
+	}
+	if n, ok := i.places[name]; ok {
+		return &steps[n]
 	}
 	return nil
 }
@@ -265,6 +281,9 @@ func (i *instance) stop(err error) {
 
 // save writes the documents of the instance and of its timers.
 func (i *instance) save(v millrace.Views) error {
+	if i.none(&millrace.Reaction{}) && i.doc.Failed == "" {
+		return nil
+	}
 	switch data, err := i.encode(); {
 	case err == nil:
 		i.doc.Data = data

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -378,4 +379,45 @@ func manyTimers(t *testing.T, pending, due int, bound time.Duration) {
 	if least < 0 || p99 > bound {
 		t.Errorf("early, or late by %s", p99)
 	}
+}
+
+// A process that says nothing of a stream keeps nothing of it, whatever comes for it, and in however many commits; what comes
+// when it has something to say is kept from then on.
+func TestPassedBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := process1()
+		evolve, react := p.Evolve, p.React
+		p.Evolve = func(s doing, in *millrace.Input) doing {
+			if s.Why == "seen" {
+				t.Error("a state that is not kept has come back")
+			}
+			s = evolve(s, in)
+			if strings.HasPrefix(s.Job, "other") {
+				s.Why = "seen"
+			}
+			return s
+		}
+		p.React = func(s doing) millrace.Reaction {
+			if strings.HasPrefix(s.Job, "other") {
+				return millrace.Reaction{}
+			}
+			return react(s)
+		}
+		w := start(t, worldOptions{process: p})
+		w.fill("a", 10)
+		for i := range 10 {
+			w.job(fmt.Sprint("other", i), time.Time{}, "a")
+			w.send(fmt.Sprint("cancel", i), millrace.NewStream("job", fmt.Sprint("other", i)), &CancelJob{})
+		}
+		w.job("mine", time.Time{}, "a")
+		w.until("mine", done)
+		if err := w.s.Wait(t.Context(), "jobs", w.s.Head()); err != nil {
+			t.Error(err)
+		}
+		if d := cmp.Diff([]string{"job-mine"}, w.ids("jobs.instances")); d != "" {
+			t.Error(d)
+		}
+		w.balance(map[string]int{"a": 10}, map[string][]string{"mine": {"a"}})
+		w.mustStop()
+	})
 }

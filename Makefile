@@ -11,7 +11,7 @@ CHECKS := test race lint tidy-check
 
 # The packages with goroutines that share memory. The detector makes tests five to ten times slower; the others would
 # learn nothing from it.
-RACE := . ./command/... ./feed/... ./process/... ./projection/... ./localstore/... ./httpapi/... ./lease/... ./transfer/... ./notify/... ./smtp/...
+RACE := . ./command/... ./feed/... ./process/... ./projection/... ./localstore/... ./httpapi/... ./lease/... ./transfer/... ./notify/... ./smtp/... ./payment/... ./sim/gateway/...
 
 # The linters have a module of their own: their two hundred dependencies are not to be ours.
 LINT := go tool -modfile=tools/lint.mod golangci-lint

@@ -25,6 +25,8 @@ const (
 	maxConfig = 64 << 10
 	// originKey is the annotation of a flag that says where its value came from.
 	originKey = "millrace_origin"
+	// ownKey is the annotation of a flag that has the name of a setting and is none.
+	ownKey = "millrace_own"
 )
 
 // settingNames are the flags that can also be given by the environment and by a file: all of serve, and those that
@@ -33,6 +35,14 @@ func settingNames() []string {
 	return []string{
 		"admin", "data", "demo", "direct", "hold-read-models", "http", "insecure", "log-format", "log-level", "max-backlog", "node", "notify",
 		"notify-webhook", "output", "partitions", "paused", "quiet", "retry-for", "server", "smtp-url", "store",
+	}
+}
+
+// ownFlags says that flags of a command belong to one run, though settings have their names: what is meant for the server is not
+// meant for this command, which may run beside it.
+func ownFlags(c *cobra.Command, names ...string) {
+	for _, name := range names {
+		c.Flags().Lookup(name).Annotations = map[string][]string{ownKey: {c.Name()}}
 	}
 }
 
@@ -113,7 +123,7 @@ func readSettings(c *cobra.Command) error {
 	}
 	for _, name := range settingNames() {
 		f := c.Flags().Lookup(name)
-		if f == nil || f.Changed {
+		if f == nil || f.Changed || f.Annotations[ownKey] != nil {
 			continue
 		}
 		from, values := variable(name), []string{os.Getenv(variable(name))}

@@ -28,9 +28,9 @@ type simulateFlags struct {
 func newSimulateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "simulate",
-		Short: "Drive a running server as a shop would, and settle accounts with it",
+		Short: "Stand in for the world around a server: shops that order, a payment gateway",
 	}
-	cmd.AddCommand(newSimulateOrdersCommand())
+	cmd.AddCommand(newSimulateOrdersCommand(), newSimulateGatewayCommand())
 	return cmd
 }
 

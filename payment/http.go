@@ -98,10 +98,12 @@ func NewHTTP(to string, o *Options) (*HTTP, error) {
 	g.transport = &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext,
-		TLSClientConfig:     o.TLS,
+		TLSClientConfig:     o.TLS.Clone(),
 		TLSHandshakeTimeout: connectTimeout,
-		ForceAttemptHTTP2:   true,
-		MaxConnsPerHost:     maxConnections, MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTimeout,
+		// HTTP/1.1, because an attempt that takes too long takes its connection with it. One of HTTP/2 whose other end is gone
+		// is kept, and all attempts go there and take too long, until the system notices.
+		ForceAttemptHTTP2: false,
+		MaxConnsPerHost:   maxConnections, MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTimeout,
 		MaxResponseHeaderBytes: maxAnswerHeaders,
 		DisableCompression:     true, // a small answer that unpacks to a large one
 	}

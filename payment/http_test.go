@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -304,6 +305,58 @@ func TestUnreachable(t *testing.T) {
 	cancel()
 	if _, err := dial(t, gone.URL, nil).Do(ctx, "k", authorise()); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestGoneConnection: an attempt that took too long takes its connection with it, so that the next one reaches the gateway.
+func TestGoneConnection(t *testing.T) {
+	var mu sync.Mutex
+	var from []string // of each request
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		from = append(from, r.RemoteAddr)
+		second := len(from) == 2
+		mu.Unlock()
+		if second {
+			<-r.Context().Done()
+			return
+		}
+		_, _ = io.WriteString(w, yes("k", "capture"))
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	trust := s.Client().Transport.(*http.Transport).TLSClientConfig //nolint:forcetypeassert // it is one
+	const timeout = 200 * time.Millisecond
+	g := dial(t, s.URL, &payment.Options{TLS: trust, Timeout: timeout})
+	for n, ok := range []bool{true, false, true} {
+		if r, err := g.Do(t.Context(), "k", capture()); (err == nil) != ok {
+			t.Errorf("attempt %d: %+v %v", n+1, r, err)
+		}
+	}
+	mu.Lock()
+	if len(from) != 3 || from[0] != from[1] || from[1] == from[2] {
+		t.Errorf("connections %v", from)
+	}
+	from = nil
+	mu.Unlock()
+
+	// The control: over HTTP/2, which the server offers, all go by one connection.
+	client := &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: true}}
+	for range 3 {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := client.Do(req); err == nil {
+			_ = res.Body.Close()
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(from) != 3 || from[1] != from[2] {
+		t.Errorf("connections %v: the server does not do what the test is about", from)
 	}
 }
 

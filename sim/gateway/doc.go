@@ -6,6 +6,6 @@
 // run with the same orders is the same run. What it does is set by [Faults], also while it runs.
 //
 // It is reached in process, by [Gateway.Do], or over HTTP, as the [http.Handler] of the interface in
-// docs/reference/payment-gateway.md. It keeps everything in memory for as long as it lives: about 1 KiB for a payment that is
-// captured.
+// docs/reference/payment-gateway.md. It keeps everything in memory for as long as it lives: about half a KiB for a payment that
+// is captured, its keys included.
 package gateway

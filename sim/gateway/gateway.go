@@ -114,6 +114,9 @@ func (g *Gateway) Do(ctx context.Context, key string, r *pay.Request) (pay.Resul
 	f := g.faults.Load()
 	if is, left := f.down(g.now()); is {
 		g.counts.unavailable.Add(1)
+		if f.Mute {
+			left = 0 // who is cut off is told nothing
+		}
 		return pay.Result{}, &pay.UnknownError{Err: errDown, After: left}
 	}
 	p := g.attempt(&f.Faults, key, r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,6 +204,52 @@ func TestDown(t *testing.T) {
 	var unknown *pay.UnknownError
 	if _, err := g.Do(t.Context(), "k0", authorise("k0")); !errors.As(err, &unknown) || unknown.RetryAfter() != 0 {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestManyAtOnce: many clients that all make the same requests, some of which contradict each other, take no more than there is,
+// and each key's effect once.
+func TestManyAtOnce(t *testing.T) {
+	const clients, orders = 8, 20
+	g := newGateway(t, &gateway.Options{Faults: gateway.Faults{Lose: 0.3, Fail: 0.3, LoseTimes: 2}})
+	ask := func(key string, r pay.Request) (pay.Result, error) {
+		for {
+			got, err := g.Do(t.Context(), key, &r)
+			var unknown *pay.UnknownError
+			if !errors.As(err, &unknown) {
+				return got, err
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for n := range clients {
+		wg.Go(func() {
+			for o := range orders {
+				order := fmt.Sprint("o-", o)
+				a, err := ask(order+"/a", *authorise(order))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := ask(order+"/c", pay.Request{Kind: pay.Capture, OrderID: order, Payment: a.Payment, Amount: pounds(1000)}); err != nil {
+					t.Error(err)
+				}
+				// Two of these fit into what was captured, whichever come first.
+				_, _ = ask(fmt.Sprint(order, "/r", n), pay.Request{Kind: pay.Refund, OrderID: order, Payment: a.Payment, Amount: pounds(400)})
+				_, _ = g.Order(order)
+			}
+			_ = g.Ledger()
+		})
+	}
+	wg.Wait()
+	for o := range orders {
+		if got := booksOf(g)(fmt.Sprint("o-", o)); got != (paymenttest.Books{Payments: 1, Authorised: 1530, Captured: 1000, Refunded: 800}) {
+			t.Errorf("%+v", got)
+		}
+	}
+	l := g.Ledger()
+	if r := l.Requests[pay.Refund]; r.Approved != 2*orders || r.Refused != (clients-2)*orders {
+		t.Errorf("%+v", l)
 	}
 }
 

@@ -1,4 +1,5 @@
-// Package api holds the OpenAPI document of Millrace, so that the binary serves the very file that people read.
+// Package api holds the OpenAPI documents of Millrace: of what it serves, so that the binary serves the very file that people
+// read, and of what it asks payment gateways.
 package api
 
 import _ "embed"
@@ -7,3 +8,9 @@ import _ "embed"
 //
 //go:embed openapi.yaml
 var OpenAPI []byte
+
+// PaymentGateway is the document of payment gateways as YAML. It is kept by hand, and held to what is asked and answered by the
+// tests of package payment.
+//
+//go:embed payment-gateway.yaml
+var PaymentGateway []byte

@@ -123,6 +123,9 @@ func isLoopback(host string) bool {
 // Close gives up connections that are not in use.
 func (g *HTTP) Close() { g.transport.CloseIdleConnections() }
 
+// String tells nothing of the gateway, whose address and token are secret, so that no log does.
+func (g *HTTP) String() string { return "a payment gateway over HTTP" }
+
 // Do implements the gateway's contract. Where a connection that was kept turns out to be gone, the library sends the request
 // again by itself, which a key allows. Errors: [*pay.UnknownError], [*pay.RefusedError], both with a method RetryAfter.
 func (g *HTTP) Do(ctx context.Context, key string, r *pay.Request) (pay.Result, error) {

@@ -29,6 +29,26 @@ func serve(t *testing.T, h http.Handler) *httptest.Server {
 	return s
 }
 
+// listen serves connections bare, and gives the URL.
+func listen(t *testing.T, handle func(net.Conn)) string {
+	t.Helper()
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go handle(c)
+		}
+	}()
+	return "http://" + ln.Addr().String()
+}
+
 func dial(t *testing.T, url string, o *payment.Options) *payment.HTTP {
 	t.Helper()
 	g, err := payment.NewHTTP(url, o)
@@ -362,21 +382,7 @@ func TestGoneConnection(t *testing.T) {
 
 // TestTwoAnswers: an answer that comes a second time, in the place of the next one on its connection, is not taken for it.
 func TestTwoAnswers(t *testing.T) {
-	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close() //nolint:errcheck // the test is over
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go repeatFirst(c)
-		}
-	}()
-	url := "http://" + ln.Addr().String()
+	url := listen(t, repeatFirst)
 
 	g := dial(t, url, nil)
 	if r, err := g.Do(t.Context(), "first", capture()); err != nil || r.Status != pay.Approved {
@@ -416,6 +422,53 @@ func TestTwoAnswers(t *testing.T) {
 
 // control is the transport of the control; it keeps connections as every client does.
 var control = &http.Transport{}
+
+// TestKeptConnectionGone: gateways close connections that they were not asked on for a while. An attempt that meets with that
+// comes to its answer all the same, because its key says that it may be sent again.
+func TestKeptConnectionGone(t *testing.T) {
+	for _, keyed := range []bool{true, false} {
+		url := listen(t, answerOnce)
+		if keyed {
+			g := dial(t, url, nil)
+			for range 3 {
+				if r, err := g.Do(t.Context(), "k", capture()); err != nil || r.Status != pay.Approved {
+					t.Errorf("%+v %v", r, err)
+				}
+			}
+			continue
+		}
+		// The control: without a key it is an error, and the shop would have to wait for its next attempt.
+		client, failed := &http.Client{Transport: &http.Transport{}}, false
+		for range 3 {
+			res, err := client.Post(url, "application/json", strings.NewReader("{}"))
+			if err != nil {
+				failed = true
+				continue
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			_ = res.Body.Close()
+		}
+		if !failed {
+			t.Error("the server does not do what the test is about")
+		}
+	}
+}
+
+// answerOnce answers the first request on a connection, and closes it when the next one comes.
+func answerOnce(c net.Conn) {
+	defer c.Close() //nolint:errcheck // the test is over
+	in := bufio.NewReader(c)
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	body := yes("k", "capture")
+	_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	if r, err = http.ReadRequest(in); err == nil {
+		_, _ = io.Copy(io.Discard, r.Body) // unread, it would reset the connection
+	}
+}
 
 // repeatFirst answers all requests on a connection as it answered the first.
 func repeatFirst(c net.Conn) {
@@ -461,8 +514,12 @@ func TestNewHTTP(t *testing.T) {
 		{"https://pay.example.org", &payment.Options{Token: "s3cret\r\nX: y"}, false}, //nolint:gosec // it is none
 		{"https://s3cret:%zz@pay.example.org", nil, false},
 	} {
-		if _, err := payment.NewHTTP(c.url, c.o); (err == nil) != c.ok || err != nil && strings.Contains(err.Error(), "s3cret") {
+		g, err := payment.NewHTTP(c.url, c.o)
+		if (err == nil) != c.ok || err != nil && strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", c.url, err)
+		}
+		if told := fmt.Sprintf("%v %+v", g, g); strings.Contains(told, "s3cret") || strings.Contains(told, "example") {
+			t.Errorf("%s tells of itself %s", c.url, told)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -211,6 +212,35 @@ func TestAnsweredTwice(t *testing.T) {
 	if first != second || !strings.HasPrefix(first, "HTTP/1.1 201 Created\r\n") || !strings.Contains(first, `"status":"approved"`) {
 		t.Errorf("%q", data)
 	}
+}
+
+// FuzzServeHTTP: whatever is posted is answered, by a document, and what is done is what the answer says.
+func FuzzServeHTTP(f *testing.F) {
+	f.Add("", "a", []byte(body1001))
+	f.Add("/p-1/capture", "b", []byte(body1001))
+	f.Add("/p-1/void", "", []byte(`{"order_id":"1","amount":{"amount":"1","currency":"JPY"}}`))
+	f.Add("/../capture", "c", []byte(`{"order_id":null}`))
+	f.Fuzz(func(t *testing.T, path, key string, body []byte) {
+		g := newGateway(t, nil)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", bytes.NewReader(body))
+		r.URL.Path, r.Header["Idempotency-Key"] = "/v1/payments"+path, []string{key}
+		w := httptest.NewRecorder()
+		g.ServeHTTP(w, r)
+		l := g.Ledger()
+		switch {
+		case w.Code == http.StatusCreated:
+			a, err := payment.ReadAnswer(w.Body.Bytes())
+			if err != nil || a.Key != key || l.Payments != 1 {
+				t.Errorf("%s %v, %d payments", w.Body, err, l.Payments)
+			}
+		case w.Code >= 300 && w.Code < 500:
+			if l.Payments != 0 {
+				t.Errorf("%d, and %d payments", w.Code, l.Payments)
+			}
+		default:
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	})
 }
 
 // TestEachKeyOnce: whatever the faults, and however often a client asks under a key, the books have each key's effect once, and

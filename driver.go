@@ -31,6 +31,8 @@ type Shared interface {
 	Lookups(ctx context.Context, qs []Inquiry) []Finding
 	// Versions are the newest versions of streams of one partition, 0 where one has no events: one round trip for many.
 	Versions(ctx context.Context, partition int, streams []Stream) ([]uint64, error)
+	// PendingOf yields those of Pending whose streams are of one category.
+	PendingOf(ctx context.Context, partition int, category string) iter.Seq2[AcceptedCommand, error]
 	// Moved returns a channel that is closed when this process learns that a head has moved from now on, and whether the
 	// store is closed, after which none does.
 	Moved() (moved <-chan struct{}, closed bool)

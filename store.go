@@ -164,6 +164,23 @@ func (s *Store) Pending(ctx context.Context, partition int) iter.Seq2[AcceptedCo
 	return s.d.Pending(ctx, partition)
 }
 
+// PendingOf yields the undecided commands of a partition that are for the streams of one category, in the order of acceptance.
+func (s *Store) PendingOf(ctx context.Context, partition int, category string) iter.Seq2[AcceptedCommand, error] {
+	if shared, ok := s.d.(Shared); ok {
+		return shared.PendingOf(ctx, partition, category)
+	}
+	return func(yield func(AcceptedCommand, error) bool) {
+		for c, err := range s.d.Pending(ctx, partition) {
+			if err == nil && c.Command.Stream.Category() != category {
+				continue
+			}
+			if !yield(c, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // Backlog counts the undecided commands of the store.
 func (s *Store) Backlog() int64 { return s.d.Backlog() }
 

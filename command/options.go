@@ -25,8 +25,11 @@ type Options struct {
 	// Attempts is how often a decision that panics or a state that cannot be folded is tried before the command becomes
 	// a dead letter. Errors that may pass by themselves are retried without end. Defaults to 3.
 	Attempts int
-	// Paused accepts commands and decides none.
+	// Paused accepts commands and decides none, but for those of Always, until [Processor.Resume].
 	Paused bool
+	// Always are the categories whose commands are decided while the processor is paused: the word that it is to go on is a
+	// command itself. Defaults to none.
+	Always []string
 	// Shared: other nodes accept and decide on the same store. Run decides none: [Processor.Serve] decides those of one
 	// partition while this node owns it. A command is kept alone first, in the order that all nodes share, but where its
 	// owner takes it itself and no other node has kept one in the partition for a while.
@@ -78,6 +81,9 @@ const (
 	stuckAfter = 20 * time.Millisecond
 	// stuckAfterShared is the same on a shared store, where a loop that keeps up may still wait for a round trip or two.
 	stuckAfterShared = 250 * time.Millisecond
+	// pausedLook is how often a paused loop looks for commands of Options.Always at the most, where others are kept all the
+	// time.
+	pausedLook = 100 * time.Millisecond
 	// firstRetry and lastRetry bound the waits between attempts.
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 5 * time.Second

@@ -44,6 +44,9 @@ type partition struct {
 	// beyond that is other nodes'.
 	kept atomic.Int64
 
+	// asked: there may be commands in the store that a paused loop decides.
+	asked atomic.Bool
+
 	served atomic.Uint64 // counts the times that this node has served the partition; 0 while it does not
 	times  uint64        // the last one
 	drops  *drops
@@ -57,6 +60,8 @@ type partition struct {
 	found   int64     // commands found in the store, see kept
 	foreign time.Time // when another node's were last among them
 	refused time.Time // when the store last refused a commit because of them
+	paused  bool      // it decides the commands of Options.Always only
+	looked  time.Time // when it last looked for them
 }
 
 // blocked is a stream whose next command could not be decided for a reason that may pass. Its later commands wait
@@ -168,6 +173,9 @@ func (s *partition) keep(it *item, loopHasIt bool) {
 		}
 		it.storedIs(err)
 		s.alone.Add(-1)
+		if s.p.always(it.cmd.Stream) {
+			s.asked.Store(true)
+		}
 		s.signal()
 	})
 }
@@ -196,9 +204,12 @@ func (s *partition) rescue(before time.Time) {
 	}
 }
 
-// run decides until ctx ends.
+// run decides until ctx ends, or with errTurned where the processor is paused or resumed.
 func (s *partition) run(ctx context.Context) error {
 	for {
+		if s.turned() {
+			return errTurned
+		}
 		items, behind, err := s.take()
 		switch {
 		case err != nil:
@@ -208,7 +219,7 @@ func (s *partition) run(ctx context.Context) error {
 		case len(items) > 0:
 			s.decideAll(ctx, items)
 			continue
-		case behind:
+		case behind && s.mayLook():
 			more, err := s.drain(ctx)
 			if err != nil && ctx.Err() == nil {
 				// The backlog cannot be read now; it is still there.
@@ -320,12 +331,14 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 	if !s.settled() {
 		return false, nil
 	}
+	s.looks()
 	rest := s.alone.Load() == 0
 	quiet := rest && s.gathers() // whatever is kept alone from here on is the loop's already
 	found := 0
 	s.skipped = false
 	for page, err := range s.pages(ctx) {
 		if err != nil {
+			s.asked.Store(true)
 			return false, err
 		}
 		found += len(page)
@@ -340,13 +353,16 @@ func (s *partition) drain(ctx context.Context) (more bool, err error) {
 				return false, nil
 			}
 		}
-		if s.waiting > s.maxWaiting() {
+		if s.waiting > s.maxWaiting() || s.turned() {
 			break // the rest stays in the store
 		}
 	}
 	if s.found += int64(found); s.found > s.kept.Load() {
 		s.foreign = s.p.o.Now()
 		s.found = s.kept.Load()
+	}
+	if s.paused && found > 0 {
+		s.asked.Store(true) // the store may not have handed out all at once
 	}
 	return s.turn(found, rest, quiet), nil
 }
@@ -386,9 +402,12 @@ func (s *partition) ungather() {
 	s.queue = nil
 }
 
-// mayTurn says whether new commands may be decided without being kept first. On a shared store not where other nodes have
-// just kept some: the next of theirs would make the store refuse ours.
+// mayTurn says whether new commands may be decided without being kept first: not while the processor is paused, and on a
+// shared store not where other nodes have just kept some: the next of theirs would make the store refuse ours.
 func (s *partition) mayTurn() bool {
+	if s.paused || s.turned() {
+		return false
+	}
 	return !s.p.o.Shared || s.p.direct && s.p.o.Now().Sub(s.foreign) >= calm
 }
 
@@ -402,6 +421,8 @@ func (s *partition) nextDrain(behind bool) (time.Duration, bool) {
 	switch {
 	case !behind || s.skipped:
 		return 0, false
+	case s.paused:
+		return max(pausedLook-s.p.o.Now().Sub(s.looked), firstRetry), s.asked.Load()
 	case !s.p.o.Shared || s.gathers():
 		return firstRetry, true
 	case !s.p.direct:
@@ -454,7 +475,7 @@ func (s *partition) full() bool { return s.inFlight >= maxInFlight || s.bytes >=
 // undecided yields the store's undecided commands as items: the ones in flight where somebody waits for them.
 func (s *partition) undecided(ctx context.Context) iter.Seq2[*item, error] {
 	return func(yield func(*item, error) bool) {
-		for c, err := range s.p.store.Pending(ctx, s.index) {
+		for c, err := range s.backlog(ctx) {
 			if err != nil {
 				yield(nil, err)
 				return

@@ -25,6 +25,7 @@ type Processor struct {
 	inBytes  atomic.Int64
 	closed   atomic.Bool
 	serving  sync.WaitGroup
+	paused   atomic.Bool
 	// direct: the store refuses what would come before other nodes' commands, so that the owner of a partition may decide
 	// its own without keeping them first.
 	direct bool
@@ -41,6 +42,7 @@ func New(store *millrace.Store, registry *millrace.Registry, opts *Options) *Pro
 		loader: loader{store: store, registry: registry}, flight: newFlight(),
 	}
 	p.direct = p.o.Shared && store.Shared()
+	p.paused.Store(p.o.Paused)
 	for i := range store.Partitions() {
 		p.parts = append(p.parts, newPartition(p, i))
 	}
@@ -64,10 +66,10 @@ func (p *Processor) Run(ctx context.Context) error {
 		g.Go(func() error { return p.watch(gctx) })
 	}
 	for _, part := range p.parts {
-		if p.o.Paused || p.o.Shared {
+		if p.o.Shared {
 			break
 		}
-		g.Go(func() error { return part.run(gctx) })
+		g.Go(func() error { return part.loop(gctx) })
 	}
 	g.Go(func() error { return p.rescue(gctx) })
 	return g.Wait()

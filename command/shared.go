@@ -28,17 +28,15 @@ func (p *Processor) Serve(ctx context.Context, partition int) error {
 	}
 	p.serving.Add(1)
 	defer p.serving.Done()
-	if p.o.Paused {
-		<-ctx.Done()
-		return nil
-	}
 	s := p.parts[partition]
 	s.refused = time.Time{} // what another ownership met is over
 	for {
+		s.begin()
 		s.serve()
 		err := s.run(ctx)
 		s.retire()
 		switch {
+		case errors.Is(err, errTurned):
 		case err == nil, ctx.Err() != nil && errors.Is(err, millrace.ErrConflict): // what was refused is in the store by now
 			return nil
 		case ctx.Err() == nil && errors.Is(err, millrace.ErrConflict) && s.calmed():
@@ -76,6 +74,7 @@ func (p *Processor) Look(partition int) {
 		s.behind, s.gather = true, true
 	}
 	s.mu.Unlock()
+	s.asked.Store(true)
 	s.signal()
 }
 
@@ -160,7 +159,9 @@ func (s *partition) retire() {
 	clear(s.versions)
 	s.waiting, s.skipped = 0, false
 	s.cache = s.p.newCache(s.drops)
-	s.failed.Store(nil)
+	if s.p.o.Shared {
+		s.failed.Store(nil) // where the store is this process's own it is final
+	}
 }
 
 // watch asks for the outcomes that other nodes decide.

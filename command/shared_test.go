@@ -34,11 +34,15 @@ func newCluster(t *testing.T, s *millrace.Store, nodes int) *cluster {
 }
 
 func newClusterWith(t *testing.T, s *millrace.Store, nodes int, o *command.Options) *cluster {
+	return newClusterOf(t, s, registry(t), nodes, o)
+}
+
+func newClusterOf(t *testing.T, s *millrace.Store, reg *millrace.Registry, nodes int, o *command.Options) *cluster {
 	c := &cluster{t: t, s: s}
 	ctx, cancel := context.WithCancel(context.Background())
 	var ran sync.WaitGroup
 	for range nodes {
-		p := command.New(s, registry(t), o)
+		p := command.New(s, reg, o)
 		c.nodes = append(c.nodes, p)
 		ran.Go(func() {
 			if err := p.Run(ctx); err != nil {

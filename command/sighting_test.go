@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"testing"
@@ -33,6 +34,10 @@ func (l *late) Refresh() time.Duration                        { return time.Hour
 func (l *late) Moved() (<-chan struct{}, bool)                { return nil, false }
 func (l *late) Resume(context.Context, string) error          { return nil }
 func (l *late) Post(context.Context, millrace.Document) error { return millrace.ErrInvalid }
+
+func (l *late) PendingOf(ctx context.Context, partition int, category string) iter.Seq2[millrace.AcceptedCommand, error] {
+	return millrace.NewStore(l.Driver).PendingOf(ctx, partition, category)
+}
 
 func (l *late) Lookups(ctx context.Context, qs []millrace.Inquiry) []millrace.Finding {
 	out := millrace.NewStore(l.Driver).Lookups(ctx, qs)

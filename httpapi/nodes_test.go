@@ -139,6 +139,10 @@ func (b *behind) Refresh() time.Duration                        { return time.Ho
 func (b *behind) Resume(context.Context, string) error          { return nil }
 func (b *behind) Post(context.Context, millrace.Document) error { return millrace.ErrInvalid }
 
+func (b *behind) PendingOf(ctx context.Context, partition int, category string) iter.Seq2[millrace.AcceptedCommand, error] {
+	return millrace.NewStore(b.Driver).PendingOf(ctx, partition, category)
+}
+
 func (b *behind) Lookups(ctx context.Context, qs []millrace.Inquiry) []millrace.Finding {
 	return millrace.NewStore(b.Driver).Lookups(ctx, qs)
 }

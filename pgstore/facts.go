@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -115,6 +116,41 @@ func (d *Driver) Pending(ctx context.Context, partition int) iter.Seq2[millrace.
 			if until == nil {
 				first := asked
 				until = &first
+			}
+		}
+	}
+}
+
+// PendingOf implements millrace.Shared. It ends with the first so many: who has decided those asks again.
+func (d *Driver) PendingOf(ctx context.Context, partition int, category string) iter.Seq2[millrace.AcceptedCommand, error] {
+	return func(yield func(millrace.AcceptedCommand, error) bool) {
+		if err := millrace.NewStream(category, "x").Validate(); err != nil {
+			yield(millrace.AcceptedCommand{}, err)
+			return
+		}
+		if err := d.reads.Enter(); err != nil {
+			yield(millrace.AcceptedCommand{}, err)
+			return
+		}
+		defer d.reads.Leave()
+		var page []millrace.AcceptedCommand
+		var at time.Time
+		var seq int32
+		sql := strings.ReplaceAll(d.sql.pendingOf, "$C", category) // letters and digits, as was checked
+		err := d.query(ctx, sql, []any{partition, lastPage}, func(rows pgx.Rows) error {
+			a, err := scanCommand(rows, &at, &seq)
+			if err == nil {
+				page = append(page, a)
+			}
+			return err
+		})
+		if err != nil {
+			yield(millrace.AcceptedCommand{}, readError(ctx, err))
+			return
+		}
+		for i := range page {
+			if !yield(page[i], nil) {
+				return
 			}
 		}
 	}

@@ -1,0 +1,55 @@
+package system
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace-io/millrace"
+)
+
+// CodePaused refuses to drain a consumer that is paused.
+const CodePaused = "consumer_paused"
+
+func decideConsumer(s *Consumer, command any, at time.Time) ([]any, *millrace.Refusal) {
+	at = at.UTC()
+	switch c := command.(type) {
+	case *PauseConsumer:
+		if s.Mode == Paused {
+			return nil, nil
+		}
+		return []any{&ConsumerPaused{At: at, By: c.By, Reason: c.Reason}}, nil
+	case *ResumeConsumer:
+		return []any{&ConsumerResumed{At: at, By: c.By, Reason: c.Reason}}, nil
+	case *DrainConsumer:
+		if s.Mode == Paused {
+			return nil, &millrace.Refusal{
+				Kind: millrace.RefusedConflict, Code: CodePaused, Detail: "the consumer is paused: resume it, and then drain it",
+			}
+		}
+		return []any{&DrainBegun{At: at, By: c.By, Reason: c.Reason, Until: c.Until}}, nil
+	case *CompleteDrain:
+		if s.Mode != Draining || s.Changes != c.Change {
+			return nil, nil
+		}
+		return []any{&DrainCompleted{At: at}}, nil
+	}
+	panic(fmt.Sprintf("system: command %T is not declared", command))
+}
+
+func evolveConsumer(s *Consumer, event any) *Consumer {
+	next := &Consumer{Changes: s.Changes + 1, Resumes: s.Resumes}
+	switch e := event.(type) {
+	case *ConsumerPaused:
+		next.Mode, next.Since, next.By, next.Reason = Paused, e.At, e.By, e.Reason
+	case *ConsumerResumed:
+		next.Mode, next.Since, next.By, next.Reason = Running, e.At, e.By, e.Reason
+		next.Resumes++
+	case *DrainBegun:
+		next.Mode, next.Since, next.By, next.Reason, next.Until = Draining, e.At, e.By, e.Reason, e.Until
+	case *DrainCompleted:
+		next.Mode, next.Since, next.By, next.Reason = Paused, e.At, s.By, s.Reason
+	default:
+		panic(fmt.Sprintf("system: event %T is not declared", event))
+	}
+	return next
+}

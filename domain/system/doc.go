@@ -1,0 +1,14 @@
+// Package system holds what is decided about Millrace itself: facts that people make, so that who did what, when and why stands
+// in the log like everything else. It is pure, as every domain.
+//
+// # Consumers (category "consumer", stream consumer-<name>)
+//
+//   - A consumer runs, is paused, or drains: then it goes on to where the log was when that was asked for, and is paused. So it
+//     is with everything that follows the feed, by its name, and with the deciding itself, by the name "command".
+//   - Pausing what is paused does nothing: who paused it first, and why, is what counts. Pausing what drains pauses it at once.
+//   - Resuming is recorded whatever was before: a server that was started with the consumer paused hears of it too.
+//   - What drains and is asked to drain again goes on to the newer head. What is paused does not drain: consumer_paused. Somebody
+//     had a reason to pause it, and is to resume it.
+//   - A drain is completed by whoever sees that the consumer has come so far, naming the change by which it began: late words of
+//     an earlier drain change nothing.
+package system

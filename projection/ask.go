@@ -13,7 +13,7 @@ import (
 // Rebuild asks for another generation, made by this node's code. With hold it is compared and then kept up to date until
 // [Model.Switch] or [Model.Discard]. Errors: [ErrBusy], [ErrPaused].
 func (m *Model) Rebuild(ctx context.Context, hold bool) error {
-	if m.s.o.Paused {
+	if m.s.o.Paused(m.p.Name) {
 		return ErrPaused
 	}
 	return m.request(ctx, ask{Kind: askRebuild, Version: m.p.Version, Hold: hold})
@@ -23,7 +23,7 @@ func (m *Model) Rebuild(ctx context.Context, hold bool) error {
 // was live before. It must be of the code that this node runs. The switch itself comes a little later, as soon as the
 // generation has come up to the live one. Errors: [ErrNoGeneration], [ErrOtherCode], [ErrBusy], [ErrPaused].
 func (m *Model) Switch(ctx context.Context, generation uint64) error {
-	if m.s.o.Paused {
+	if m.s.o.Paused(m.p.Name) {
 		return ErrPaused
 	}
 	return m.request(ctx, ask{Kind: askSwitch, Version: m.p.Version, Generation: generation})
@@ -39,7 +39,7 @@ func (m *Model) Discard(ctx context.Context) error {
 // status tells what came of it. Errors: [ErrNotByStream], [ErrBusy], [ErrPaused], [ErrOtherCode]; [millrace.ErrInvalid] for
 // a stream that the projection does not follow; [millrace.ErrNotFound] for one without events.
 func (m *Model) Repair(ctx context.Context, s millrace.Stream) error {
-	if m.s.o.Paused {
+	if m.s.o.Paused(m.p.Name) {
 		return ErrPaused
 	}
 	if m.p.OfStream == nil || m.s.o.Repair == nil {

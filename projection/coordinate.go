@@ -109,7 +109,7 @@ func (m *Model) complain(ctx context.Context, err error) bool {
 // documents of other code.
 func (m *Model) newer(st *state) bool {
 	switch {
-	case m.s.o.Paused:
+	case m.s.o.Paused(m.p.Name):
 		return false
 	case m.s.shared:
 		return m.p.Version > st.Tried

@@ -54,7 +54,7 @@ func (m *Model) wanted(ctx context.Context, generation uint64) error {
 // are made by nodes that have theirs, or stand still.
 func (m *Model) makes(st *state) map[uint64]bool {
 	out := map[uint64]bool{}
-	if m.s.o.Paused || st.Revision == 0 {
+	if m.s.o.Paused(m.p.Name) || st.Revision == 0 {
 		return out
 	}
 	if st.Version == m.p.Version && (st.Switch == nil || !st.Switch.Halt || m.s.o.without.halt) {
@@ -272,7 +272,7 @@ func (m *Model) halts(ctx context.Context) (map[int]halted, error) {
 
 // repairAll makes the streams' documents that are to be repaired in this node's partitions. True asks to be called again.
 func (m *Model) repairAll(ctx context.Context, st *state, r *runs) (again bool) {
-	if st.Version != m.p.Version || m.s.o.Paused || m.s.o.Repair == nil || m.p.OfStream == nil {
+	if st.Version != m.p.Version || m.s.o.Paused(m.p.Name) || m.s.o.Repair == nil || m.p.OfStream == nil {
 		return false
 	}
 	owned, _ := m.s.o.Owned()

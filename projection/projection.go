@@ -41,8 +41,9 @@ type Options struct {
 	Owners func(ctx context.Context) (map[int]string, error)
 	// Node is this node's name. Defaults to none.
 	Node string
-	// Paused leaves the read models of this node's partitions where they are.
-	Paused bool
+	// Paused says whether a projection stands still on this node: its documents of this node's partitions are left where they
+	// are. It is asked again and again. Defaults to never.
+	Paused func(projection string) bool
 	// Hold builds the generation that a change of the code asks for, and compares it, and leaves the switch to people.
 	Hold bool
 	// Keep is how long a generation is kept that was live; negative is not at all. Defaults to 1 h.
@@ -119,6 +120,9 @@ func New(ctx context.Context, store *millrace.Store, projections []millrace.Proj
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now //nolint:forbidigo // the default of what is injected
+	}
+	if opts.Paused == nil {
+		opts.Paused = func(string) bool { return false }
 	}
 	if opts.Keep == 0 {
 		opts.Keep = defaultKeep

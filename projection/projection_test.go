@@ -446,7 +446,7 @@ func TestPaused(t *testing.T) {
 		t.Error(err)
 	}
 	want := dump(t, svc.Model("tallies"))
-	svc, err := projection.New(t.Context(), s, []millrace.Projection{double(nil)}, projection.Options{Paused: true, Run: func(context.Context, millrace.Consumer) error {
+	svc, err := projection.New(t.Context(), s, []millrace.Projection{double(nil)}, projection.Options{Paused: always, Run: func(context.Context, millrace.Consumer) error {
 		t.Error("a consumer runs")
 		return nil
 	}})

@@ -285,7 +285,7 @@ func TestRebuildIsPaused(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	svc, stop = serveAs(t, s, projection.Options{Paused: true}, millracetest.Tallies())
+	svc, stop = serveAs(t, s, projection.Options{Paused: always}, millracetest.Tallies())
 	send(t, p, "d", 20, 5)
 	st, err := svc.Model("tallies").Status(t.Context())
 	if err != nil || st.Generation != 1 || st.Rebuild == nil || st.Rebuild.Done || st.Gap != 20 {

@@ -370,7 +370,7 @@ func TestRebuildOverAPausedNode(t *testing.T) {
 	c := newCluster(t)
 	a, b := c.pair(nil)
 	b.stop()
-	b = c.node("b", millracetest.Tallies(), func(o *projection.Options) { o.Paused = true })
+	b = c.node("b", millracetest.Tallies(), func(o *projection.Options) { o.Paused = always })
 	b.take(2, 3)
 	if err := b.Rebuild(patient(t), false); !errors.Is(err, projection.ErrPaused) {
 		t.Errorf("a paused node: %v", err)
@@ -390,7 +390,7 @@ func TestRebuildOverAPausedNode(t *testing.T) {
 	}
 	// A paused node follows a switch, and takes part in it.
 	b.stop()
-	b = c.node("b", millracetest.Tallies(), func(o *projection.Options) { o.Paused = true })
+	b = c.node("b", millracetest.Tallies(), func(o *projection.Options) { o.Paused = always })
 	b.take(2, 3)
 	if err := a.Switch(patient(t), 1); err != nil {
 		t.Fatal(err)

@@ -30,6 +30,8 @@ type API struct {
 	routes []Route
 	seal   *sealer
 	folds  *folds
+	// control is nil where consumers cannot be paused.
+	control Control
 	// waits has room for those who wait; see MaxWaits.
 	waits chan struct{}
 	// drain ends all waits when the server is to stop.
@@ -124,7 +126,7 @@ func (a *API) register(c *Config) (err error) {
 		a.registerProjections(p)
 	}
 	if s := c.Consumers; s != nil {
-		a.registerConsumers(s)
+		a.registerConsumers(s, c.Control)
 	}
 	a.registerProcesses(c.Processes)
 	if n := c.Nodes; n != nil {

@@ -22,6 +22,8 @@ type Config struct {
 	Projections Projections
 	// Consumers are seen and redriven over HTTP. Defaults to no such routes.
 	Consumers Consumers
+	// Control pauses, resumes and drains the consumers, and the deciding. Defaults to no such routes.
+	Control Control
 	// Processes are the process managers whose instances are to be seen over HTTP.
 	Processes []Process
 	// Nodes tells which node owns which partitions. Defaults to no such route.

@@ -21,8 +21,9 @@ type Consumers interface {
 
 // consumerStatus is how a consumer is.
 type consumerStatus struct {
-	Name   string `json:"name"`
-	Gap    uint64 `json:"gap"`    // events behind
+	Name string `json:"name"`
+	Standing
+	Gap    uint64 `json:"gap"`    // events behind; of the deciding, commands
 	Parked int    `json:"parked"` // streams that wait behind a failed event, up to maxCounted
 	Cursor string `json:"cursor"` // what it has seen
 }
@@ -53,17 +54,21 @@ type redriveBody struct {
 	Stream string `json:"stream"`
 }
 
-func (a *API) registerConsumers(c Consumers) {
+func (a *API) registerConsumers(c Consumers, control Control) {
+	if control != nil {
+		a.registerControl(c, control)
+	}
 	find := func(x *exchange, do func(name, consumer string)) {
 		name := x.r.PathValue("name")
 		consumer, ok := c.Names()[name]
 		if !ok {
-			x.fail(kindNotFound.with("there is no consumer of that name"))
+			x.fail(errNoConsumer())
 			return
 		}
 		do(name, consumer)
 	}
 	a.handle("/v1/consumers", methods{{"GET", func(x *exchange) { x.listConsumers(c) }}})
+	a.handle("/v1/consumers/{name}", methods{{"GET", func(x *exchange) { x.getConsumer(c) }}})
 	a.handle("/v1/consumers/{name}/parked", methods{{"GET", func(x *exchange) { find(x, x.listParked) }}})
 	a.handle("/v1/consumers/{name}/redrive", methods{{"POST", func(x *exchange) {
 		find(x, func(_, consumer string) { x.redrive(c, consumer) })
@@ -84,12 +89,22 @@ func (x *exchange) listConsumers(c Consumers) {
 		}
 		out.Items = append(out.Items, st)
 	}
+	if x.api.control != nil {
+		out.Items = append(out.Items, x.decidingStatus())
+	}
 	slices.SortFunc(out.Items, func(a, b consumerStatus) int { return strings.Compare(a.Name, b.Name) })
 	x.sendValue(http.StatusOK, out, nil)
 }
 
+// consumerStatus is how a consumer is, by its name and the one that it has in the store; none is that of the deciding.
 func (x *exchange) consumerStatus(name, consumer string) (consumerStatus, error) {
-	st := consumerStatus{Name: name}
+	if consumer == "" {
+		return x.decidingStatus(), nil
+	}
+	st := consumerStatus{Name: name, Standing: Standing{State: "running"}}
+	if x.api.control != nil {
+		st.Standing = x.api.control.Standing(name)
+	}
 	head := x.api.store.Head()
 	at, err := x.api.store.Checkpoints(x.r.Context(), consumer)
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/millrace-io/millrace/api"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/jsonx"
@@ -69,7 +70,7 @@ type worldOptions struct {
 
 func newWorld(t testing.TB, o worldOptions) *world {
 	t.Helper()
-	registry, err := millrace.NewRegistry(order.Domains()...)
+	registry, err := millrace.NewRegistry(append(order.Domains(), system.Domains()...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	config := httpapi.Config{
 		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: w.seen.add,
-		Resources: w.resources(), Projections: memoryProjections(w.models), Consumers: following{store: store}, Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
+		Resources: w.resources(), Projections: memoryProjections(w.models), Consumers: following{store: store}, Control: steering{store, registry}, Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
 		Reports: []httpapi.Report{{
 			Name: "order-totals", Model: w.model(order.ProjectionOrders), Table: order.DaysTable.Table, Index: order.DaysByDay,
 			TimeKey: dayKey, Add: addDay,

@@ -285,6 +285,12 @@ func (f *fixture) checkCommands() {
 		got, err := all(f.s.Pending(f.ctx, p))
 		f.must(err)
 		same(f.t, fmt.Sprintf("pending commands of partition %d", p), got, want)
+		for _, category := range []string{"tally", "tall"} {
+			of := slices.DeleteFunc(slices.Clone(want), func(a millrace.AcceptedCommand) bool { return a.Command.Stream.Category() != category })
+			got, err := all(f.s.PendingOf(f.ctx, p, category))
+			f.must(err)
+			same(f.t, fmt.Sprintf("pending commands of partition %d for %s", p, category), got, slices.Clip(of))
+		}
 	}
 	same(f.t, "backlog", f.s.Backlog(), int64(backlog))
 }

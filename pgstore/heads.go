@@ -146,6 +146,15 @@ func (d *Driver) Heads() []millrace.Head {
 	return out
 }
 
+// Look reads the heads of all partitions: what any node has told a client before is within them afterwards.
+func (d *Driver) Look(ctx context.Context) error {
+	if err := d.reads.Enter(); err != nil {
+		return err
+	}
+	defer d.reads.Leave()
+	return d.refresh(ctx, false)
+}
+
 // refresh reads all heads. Those of own partitions follow the answers to own commits alone: while the database waits for a
 // standby, or breaks down, it may show what it has not promised yet.
 //

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os/user"
 	"text/tabwriter"
 	"time"
 
@@ -16,10 +18,17 @@ import (
 )
 
 func newConsumersCommand() *cobra.Command {
-	c := &cobra.Command{Use: "consumers", Short: "See what follows the feed, and go on with what is parked", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "consumers", Short: "See, pause, resume and drain what follows the feed, and go on with what is parked", Args: cobra.NoArgs}
 	asking(c, func(add func(sub *cobra.Command, run func(p *asker, args []string) error)) {
 		add(&cobra.Command{Use: "list", Short: "List the consumers of a server", Args: cobra.NoArgs},
 			func(p *asker, _ []string) error { return p.consumers() })
+		for _, do := range consumerVerbs {
+			var why, by string
+			sub := &cobra.Command{Use: do.name + " NAME", Short: do.short, Long: do.long, Args: cobra.ExactArgs(1)}
+			sub.Flags().StringVar(&why, "why", "", "the reason, for those who come after (required)")
+			sub.Flags().StringVar(&by, "by", "", "who asks (default: the user of this machine)")
+			add(sub, func(p *asker, args []string) error { return p.control(args[0], do.name, by, why) })
+		}
 		add(&cobra.Command{
 			Use: "parked NAME", Short: "List the streams that wait behind an event that failed", Args: cobra.ExactArgs(1),
 		}, func(p *asker, args []string) error { return p.parked(args[0]) })
@@ -88,22 +97,74 @@ func (p *asker) get(path string, v any) (printed bool, err error) {
 
 func (p *asker) consumers() error {
 	var all struct {
-		Items []struct {
-			Name   string `json:"name"`
-			Gap    uint64 `json:"gap"`
-			Parked int    `json:"parked"`
-			Cursor string `json:"cursor"`
-		} `json:"items"`
+		Items []consumerState `json:"items"`
 	}
 	if printed, err := p.get("/v1/consumers", &all); printed || err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(p.OutOrStdout(), 0, 4, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NAME\tGAP\tPARKED")
+	_, _ = fmt.Fprintln(w, "NAME\tSTATE\tGAP\tPARKED\tSINCE\tBY\tREASON")
 	for _, s := range all.Items {
-		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\n", s.Name, s.Gap, s.Parked)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", s.Name, s.State, s.Gap, s.Parked,
+			cmp.Or(formatTime(s.Since), "-"), cmp.Or(s.By, "-"), cmp.Or(s.Reason, "-"))
 	}
 	return w.Flush()
+}
+
+// consumerState is how a consumer is, as the API says it.
+type consumerState struct {
+	Name   string    `json:"name"`
+	State  string    `json:"state"`
+	Since  time.Time `json:"since,omitzero"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Gap    uint64    `json:"gap"`
+	Parked int       `json:"parked"`
+	Cursor string    `json:"cursor"`
+}
+
+// consumerVerbs are what can be done to a consumer.
+var consumerVerbs = []struct{ name, short, long string }{
+	{"pause", "Have a consumer, or the deciding, stand still", `Have a consumer stand still where it is, on every node within about a second, until it is resumed; restarts do not change that.
+All else goes on. NAME is one of those that list shows. With command, it is the deciding: commands are accepted, and wait.`},
+	{"resume", "Have a paused consumer go on", `Have a consumer go on from where it stands. Nothing is lost, and nothing that it did is done again.`},
+	{"drain", "Have a consumer go on to where the log is now, and stand still then", `Have a consumer go on to where the log is now, at least, and stand still then, as before maintenance. The deciding is drained
+when all that was accepted before is decided. It answers at once; list shows when it is paused.`},
+}
+
+// control pauses, resumes or drains a consumer.
+func (p *asker) control(name, do, by, why string) error {
+	if why == "" {
+		return badSetting("why", "is required: it stands in the log for those who come after")
+	}
+	if u, err := user.Current(); by == "" && err == nil {
+		by = u.Username
+	}
+	body, err := jsonx.Marshal(map[string]string{"by": by, "reason": why})
+	if err != nil {
+		return err
+	}
+	r, err := p.api.Post(p.Context(), "/v1/consumers/"+url.PathEscape(name)+"/"+do, id.New(), body, 0)
+	if err == nil {
+		err = r.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if p.output == "json" {
+		_, err = fmt.Fprintf(p.OutOrStdout(), "%s\n", r.Body)
+		return err
+	}
+	if r.Status == http.StatusAccepted {
+		_, err = fmt.Fprintf(p.OutOrStdout(), "%s: asked for, and not decided yet\n", name)
+		return err
+	}
+	var s consumerState
+	if err := jsonx.Unmarshal(r.Body, &s); err != nil {
+		return fmt.Errorf("the server's answer: %w", err)
+	}
+	_, err = fmt.Fprintf(p.OutOrStdout(), "%s: %s, gap %d\n", s.Name, s.State, s.Gap)
+	return err
 }
 
 // parkedStreams is a page of what a consumer has parked.

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-io/millrace/api"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/metrics"
@@ -30,6 +31,7 @@ type node struct {
 	notifier    *notifier // nil where nobody is told anything
 	api         *httpapi.API
 	cluster     *cluster // nil on a store of one process
+	control     *controls
 	log         *slog.Logger
 	o           nodeOptions
 }
@@ -47,15 +49,18 @@ type nodeOptions struct {
 func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, error) {
 	n := &node{store: store, cluster: o.cluster, log: o.log, o: o}
 	var err error
-	if n.registry, err = millrace.NewRegistry(order.Domains()...); err != nil {
+	if n.registry, err = millrace.NewRegistry(domains()...); err != nil {
 		return nil, err
 	}
 	v := httpapi.ReadVersion()
 	n.metrics = metrics.New(metrics.Version{Version: v.Version, Revision: v.Revision, Go: v.Go},
-		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn, order.CategoryNotification}, time.Now)
+		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn, order.CategoryNotification, system.CategoryConsumer}, time.Now)
 	n.processor = newProcessor(store, n.registry, command.Options{
-		Paused: o.pauseCommand, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
+		Paused: o.pauseCommand, Always: []string{system.CategoryConsumer}, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
 	}, o.cluster)
+	if n.control, err = newControls(ctx, n); err != nil {
+		return nil, err
+	}
 	n.projections, err = projection.New(ctx, store, order.Projections(), n.projectionOptions())
 	if err != nil {
 		return nil, err
@@ -66,7 +71,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
-		Consumers: consumers{n}, Processes: n.processes(), Nodes: n.nodes(),
+		Consumers: consumers{n}, Control: n.control, Processes: n.processes(), Nodes: n.nodes(),
 		Unavailable: []error{millrace.ErrUnavailable, projection.ErrReplaced},
 		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },
@@ -78,6 +83,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 		Queued:  func() float64 { return float64(n.processor.Queued()) },
 		Backlog: func() float64 { return float64(store.Backlog()) },
 		Gap:     n.gaps,
+		Paused:  n.control.paused,
 		Head: func() float64 {
 			sum := uint64(0)
 			for _, p := range store.Head().Positions {
@@ -95,16 +101,21 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	return n, nil
 }
 
-// follow runs a consumer.
+// domains are the rules of all that the log holds.
+func domains() []millrace.Definition { return append(order.Domains(), system.Domains()...) }
+
+// follow runs a consumer, while it does not stand still.
 func (n *node) follow(ctx context.Context, c millrace.Consumer) error {
 	run := func(ctx context.Context, o *feed.Options) error {
 		o.Observer, o.Logger = n.metrics, n.log
 		return feed.New(n.store, n.registry, c, o).Run(ctx)
 	}
-	if n.cluster != nil {
-		return n.cluster.follow(ctx, run, n.log)
-	}
-	return run(ctx, &feed.Options{})
+	return n.control.follow(ctx, c.Name, func(ctx context.Context) error {
+		if n.cluster != nil {
+			return n.cluster.follow(ctx, run, n.log)
+		}
+		return run(ctx, &feed.Options{})
+	})
 }
 
 // run decides and follows until ctx ends.
@@ -121,7 +132,7 @@ func (n *node) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer close(told)
-		if n.notifier == nil || n.o.pauseFeed {
+		if n.notifier == nil {
 			return nil
 		}
 		return n.notifier.run(gctx)
@@ -132,9 +143,8 @@ func (n *node) run(ctx context.Context) error {
 		g.Go(func() error { return n.cluster.decide(deciding) })
 	}
 	g.Go(func() error { return n.projections.Run(gctx) })
-	if !n.o.pauseFeed {
-		g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
-	}
+	g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
+	g.Go(func() error { return n.control.run(gctx) })
 	return g.Wait()
 }
 

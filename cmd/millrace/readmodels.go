@@ -16,7 +16,7 @@ import (
 // projectionOptions wires the read models.
 func (n *node) projectionOptions() projection.Options {
 	o := projection.Options{
-		Run: n.follow, Paused: n.o.pauseFeed, Hold: n.o.holdReadModels, Logger: n.log,
+		Run: n.follow, Paused: n.control.stands, Hold: n.o.holdReadModels, Logger: n.log,
 		Repair: func(ctx context.Context, c millrace.Consumer, s millrace.Stream, own []millrace.DocumentName, token uint64) error {
 			return feed.Repair(ctx, n.store, n.registry, c, s, own, token)
 		},

@@ -217,6 +217,8 @@ type Gauges struct {
 	Backlog func() float64
 	// Gap is the number of events behind, by consumer.
 	Gap func() map[string]float64
+	// Paused says of each consumer, and of the deciding, whether it stands still here.
+	Paused func() map[string]bool
 	// Head is the number of events in the log.
 	Head     func() float64
 	Writable func() float64
@@ -234,8 +236,10 @@ func (m *Metrics) Watch(g Gauges) {
 		gauge("millrace_store_writable", "1 while new facts are taken, 0 while they are refused.", g.Writable),
 		&gaps{
 			m: m, read: g.Gap,
-			gap: prometheus.NewDesc("millrace_consumer_gap_events", "Events between a consumer's checkpoint and the head.", []string{"consumer"}, nil),
-			lag: prometheus.NewDesc("millrace_consumer_lag_seconds", "Age of the newest event behind a consumer that has events before it; 0 where it has none.", []string{"consumer"}, nil),
+			gap:    prometheus.NewDesc("millrace_consumer_gap_events", "Events between a consumer's checkpoint and the head.", []string{"consumer"}, nil),
+			paused: g.Paused,
+			stands: prometheus.NewDesc("millrace_consumer_paused", "1 while a consumer, or the deciding, stands still on this node, because somebody paused it; else 0.", []string{"consumer"}, nil),
+			lag:    prometheus.NewDesc("millrace_consumer_lag_seconds", "Age of the newest event behind a consumer that has events before it; 0 where it has none.", []string{"consumer"}, nil),
 		},
 	)
 }
@@ -244,14 +248,23 @@ func (m *Metrics) Watch(g Gauges) {
 type gaps struct {
 	m        *Metrics
 	gap, lag *prometheus.Desc
+	stands   *prometheus.Desc
 	read     func() map[string]float64
+	paused   func() map[string]bool
 }
 
 // Describe implements prometheus.Collector.
-func (g *gaps) Describe(ch chan<- *prometheus.Desc) { ch <- g.gap; ch <- g.lag }
+func (g *gaps) Describe(ch chan<- *prometheus.Desc) { ch <- g.gap; ch <- g.lag; ch <- g.stands }
 
 // Collect implements prometheus.Collector.
 func (g *gaps) Collect(ch chan<- prometheus.Metric) {
+	for name, stands := range g.paused() {
+		value := 0.0
+		if stands {
+			value = 1
+		}
+		ch <- prometheus.MustNewConstMetric(g.stands, prometheus.GaugeValue, value, name)
+	}
 	for name, gap := range g.read() {
 		lag := 0.0
 		if t, ok := g.m.newest.Load(name); ok && gap > 0 {

@@ -321,7 +321,7 @@ func (d *Driver) check(ctx context.Context, c *commit) error {
 	for _, o := range c.owners {
 		partitions = append(partitions, o.partition)
 	}
-	epochs, err := d.epochs(ctx, partitions)
+	epochs, err := d.epochs(ctx, Deciding, partitions)
 	if err != nil {
 		return err
 	}

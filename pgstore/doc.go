@@ -31,6 +31,7 @@
 //	grant insert on millrace.keys, millrace.commands, millrace.pending, millrace.outcomes, millrace.events to node;
 //	grant delete on millrace.pending to node;
 //	grant update on millrace.partitions to node;
+//	grant insert, update on millrace.leases to node;
 //	grant insert, update, delete on millrace.nodes, millrace.documents, millrace.document_keys, millrace.checkpoints to node;
 //	grant execute on all functions in schema millrace to node;
 //
@@ -60,6 +61,7 @@ grant select on all tables in schema S to R;
 grant insert on S.keys, S.commands, S.pending, S.outcomes, S.events to R;
 grant delete on S.pending to R;
 grant update on S.partitions to R;
+grant insert, update on S.leases to R;
 grant insert, update, delete on S.nodes, S.documents, S.document_keys, S.checkpoints to R;
 grant execute on all functions in schema S to R;
 `)

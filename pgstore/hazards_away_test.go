@@ -16,7 +16,7 @@ import (
 
 // tables are those of a store, as one would copy them.
 var tables = []string{
-	"store", "partitions", "keys", "commands", "pending", "outcomes", "events", "documents", "document_keys", "checkpoints",
+	"store", "partitions", "leases", "keys", "commands", "pending", "outcomes", "events", "documents", "document_keys", "checkpoints",
 }
 
 // copyTables carries the rows of a store over to the empty tables of another one, as a logical copy does.

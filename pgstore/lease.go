@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,7 +20,7 @@ type leases struct {
 	keep bool
 
 	mu    sync.Mutex
-	own   []uint64    // epochs by partition, 0 for not owned
+	own   []uint64    // tokens by partition, 0 for not owned
 	until []time.Time // by the local clock, before the database's
 	ended []int       // what was found to be lost since Renew was told
 }
@@ -257,29 +258,10 @@ func (d *Driver) Owned() []int {
 }
 
 // Join says that this node is there for another lease's time, and which nodes are, itself among them, in order.
-func (d *Driver) Join(ctx context.Context) ([]string, error) {
-	if err := d.reads.Enter(); err != nil {
-		return nil, err
-	}
-	defer d.reads.Leave()
-	var out []string
-	err := d.query(ctx, d.sql.join, []any{d.o.Node, d.ttl()}, func(rows pgx.Rows) error {
-		var name string
-		err := rows.Scan(&name)
-		out = append(out, name)
-		return err
-	})
-	return out, readError(ctx, err)
-}
+func (d *Driver) Join(ctx context.Context) ([]string, error) { return d.join(ctx, Deciding.String()) }
 
 // Leave says that this node is going: its share is the others' from now on.
-func (d *Driver) Leave(ctx context.Context) error {
-	if err := d.reads.Enter(); err != nil {
-		return err
-	}
-	defer d.reads.Leave()
-	return readError(ctx, d.exec(ctx, d.sql.leave, d.o.Node))
-}
+func (d *Driver) Leave(ctx context.Context) error { return d.leave(ctx, Deciding.String()) }
 
 // Free are the partitions that [Driver.Acquire] would get, in order: those that nobody owns, whose owner's lease is over,
 // or that are this node's without its knowing, from before it started or after a loss.
@@ -316,18 +298,7 @@ func (d *Driver) Nodes(ctx context.Context) ([]Lease, error) {
 		return nil, err
 	}
 	defer d.reads.Leave()
-	var out []Lease
-	err := d.query(ctx, d.sql.nodes, nil, func(rows pgx.Rows) error {
-		var l Lease
-		var epoch, left int64
-		if err := rows.Scan(&l.Partition, &l.Node, &epoch, &left); err != nil {
-			return err
-		}
-		l.Epoch, l.Left = uint64(epoch), time.Duration(left)*time.Millisecond //nolint:gosec // counts owners
-		out = append(out, l)
-		return nil
-	})
-	return out, readError(ctx, err)
+	return d.owners(ctx, d.sql.nodes)
 }
 
 // acquireEvery is how often a partition is tried that another node still has.
@@ -388,10 +359,20 @@ func (d *Driver) keepAll() {
 }
 
 func (d *Driver) releaseAll(ctx context.Context) error {
-	partitions, epochs := d.leases.owned()
-	if len(partitions) == 0 {
-		return nil
+	var errs []error
+	if partitions, epochs := d.leases.owned(); len(partitions) > 0 {
+		_, err := d.pool.Exec(ctx, d.sql.release, int32s(partitions), epochs)
+		errs = append(errs, err)
 	}
-	_, err := d.pool.Exec(ctx, d.sql.release, int32s(partitions), epochs)
-	return err
+	for r := Feed; r < roleCount; r++ {
+		partitions, epochs := d.others[r].owned()
+		for i := range epochs {
+			epochs[i] = int64(epochOf(uint64(epochs[i]))) //nolint:gosec // counts owners
+		}
+		if len(partitions) > 0 {
+			_, err := d.pool.Exec(ctx, d.sql.roles[r].release, r.String(), int32s(partitions), epochs)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -192,7 +192,7 @@ func apply(ctx context.Context, db *sql.DB, o *Options, todo []migration) error 
 // distributed are the tables by the column that Citus distributes them by.
 var distributed = []struct{ table, column string }{
 	{"partitions", "partition"}, {"commands", "partition"}, {"pending", "partition"}, {"outcomes", "partition"},
-	{"events", "partition"}, {"documents", "partition"}, {"document_keys", "partition"}, {"checkpoints", "partition"},
+	{"leases", "partition"}, {"events", "partition"}, {"documents", "partition"}, {"document_keys", "partition"}, {"checkpoints", "partition"},
 	{"keys", "id"},
 }
 

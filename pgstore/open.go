@@ -37,7 +37,8 @@ type Driver struct {
 	look      gatherer[lookup]
 	// versions are asked for by the loops of several partitions at a time.
 	versions gatherer[askVersions]
-	leases   leases
+	leases   leases            // of the deciding
+	others   [roleCount]leases // of the other roles
 	views    viewTokens
 
 	backlog backlog
@@ -183,6 +184,9 @@ func (d *Driver) inspect(ctx context.Context) error {
 	d.look.init(maxLookups, d.findOutcomes)
 	d.versions.init(maxAskVersions, d.findVersions)
 	d.leases.init(n, &d.o)
+	for r := range d.others {
+		d.others[r].init(n, &Options{Now: d.o.Now})
+	}
 	d.views.tokens = map[viewKey]int64{}
 	d.notify.init(n)
 	return d.refresh(ctx, false)

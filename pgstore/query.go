@@ -14,7 +14,7 @@ import (
 type statements struct {
 	meta, heads, waiting, backlog          string
 	keep, decide, claim, commitViews       string
-	chainAt, chainsAt, epochOf             string
+	chainAt, chainsAt                      string
 	look, keysOf, outcomesOf, commandsOf   string
 	command, version                       string
 	events, pending, pendingOf, feed       string
@@ -23,6 +23,8 @@ type statements struct {
 	log, logEvents, collections, consumers string
 	acquire, renew, release, nodes         string
 	join, leave, free                      string
+	roles                                  [roleCount]roleStatements
+	members                                string
 	byKey, byID                            statementsOf
 }
 
@@ -43,7 +45,6 @@ func newStatements(schema string) statements {
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)
 			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal`),
-		epochOf: sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`),
 
 		look:   sql(`select n, value, ordinal from S.look($1, $2, $3)`),
 		keysOf: sql(`select partition, coalesce(ordinal, 0) from S.keys where id = any($1::text[])`),
@@ -108,8 +109,10 @@ func newStatements(schema string) statements {
 		renew: sql(`with r as materialized (select r from S.renew($1, $2, $3::interval) r)
 			select p.partition, p.position, p.chain, p.ordinal, r.r is not null from S.partitions p left join r on r.r = p.partition`),
 		release: sql(`select S.release($1, $2)`),
-		join:    sql(`select n from S.join_nodes($1, $2::interval) n`),
-		leave:   sql(`delete from S.nodes where name = $1`),
+		join:    sql(`select n from S.join_nodes($1, $2, $3::interval) n`),
+		leave:   sql(`delete from S.nodes where name = $1 and role = $2`),
+		members: sql(`select name, role from S.nodes where until > clock_timestamp() order by name, role`),
+		roles:   newRoleStatements(sql),
 		free:    sql(`select partition from S.partitions where owner = '' or owner = $1 or lease_until < clock_timestamp() order by partition`),
 		nodes: sql(`select partition, owner, epoch, (extract(epoch from case when lease_until = '-infinity' then interval '0' else lease_until - clock_timestamp() end) * 1000)::bigint
 			from S.partitions order by partition`),

@@ -60,7 +60,7 @@ func (d *Driver) CommitViews(ctx context.Context, batches []millrace.ViewBatch) 
 	if err := d.failure(); err != nil {
 		return err
 	}
-	if d.o.groups == 0 && distinct(batches) {
+	if d.o.groups == 0 && oneRole(batches) && distinct(batches) {
 		return d.commitViews(ctx, batches)
 	}
 	for i := range batches {
@@ -69,6 +69,16 @@ func (d *Driver) CommitViews(ctx context.Context, batches []millrace.ViewBatch) 
 		}
 	}
 	return nil
+}
+
+// oneRole says whether all batches are written under leases of the same role: the database looks for them in one place.
+func oneRole(batches []millrace.ViewBatch) bool {
+	for i := range batches {
+		if roleOf(batches[i].Epoch) != roleOf(batches[0].Epoch) {
+			return false
+		}
+	}
+	return true
 }
 
 // distinct says whether no two batches move the same checkpoint or write the same document: rows of one statement must
@@ -171,7 +181,7 @@ func (d *Driver) viewCommit(batches []millrace.ViewBatch) (*viewCommit, error) {
 		if b.Partition < 0 || b.Partition >= d.meta.Partitions {
 			return nil, fmt.Errorf("%w: the store has no such partition", millrace.ErrInvalid)
 		}
-		epoch := d.leases.epoch(b.Partition)
+		epoch := d.leasesOf(roleOf(b.Epoch)).epoch(b.Partition)
 		if epoch == 0 || b.Epoch != 0 && b.Epoch != epoch {
 			return nil, millrace.ErrFenced
 		}
@@ -220,13 +230,14 @@ func (d *Driver) writeViews(ctx context.Context, c *viewCommit, own map[int64]bo
 		}
 		tokens[i] = 1 + rand.Int64N(1<<62) //nolint:gosec // not a secret
 		own[tokens[i]] = true
-		rows.begin(6)
+		rows.begin(7)
 		rows.int4(m.partition)
-		rows.count(m.epoch)
+		rows.count(epochOf(m.epoch))
 		rows.text(m.consumer)
 		rows.count(m.position)
 		rows.int8(tokens[i])
 		rows.int8(before)
+		rows.text(fenceNames[roleOf(m.epoch)])
 		rows.end()
 	}
 	err := d.slot(ctx, d.call(ctx, d.sql.commitViews, [][]byte{
@@ -247,25 +258,26 @@ func (d *Driver) viewsFenced(ctx context.Context, c *viewCommit, err error) erro
 	for i, m := range c.moves {
 		partitions[i] = m.partition
 	}
-	now, rerr := d.epochs(ctx, partitions)
+	role := roleOf(c.moves[0].epoch)
+	now, rerr := d.epochs(ctx, role, partitions)
 	for _, m := range c.moves {
 		if epoch, ok := now[m.partition]; ok && epoch != m.epoch {
-			d.leases.lose(m.partition, m.epoch)
+			d.leasesOf(role).lose(m.partition, m.epoch)
 		}
 	}
 	return errors.Join(fmt.Errorf("%w: %w", millrace.ErrFenced, err), rerr)
 }
 
-// epochs are under which epochs partitions are owned now.
-func (d *Driver) epochs(ctx context.Context, partitions []int) (map[int]uint64, error) {
+// epochs are the tokens under which partitions are owned now, for a role.
+func (d *Driver) epochs(ctx context.Context, role Role, partitions []int) (map[int]uint64, error) {
 	now := make(map[int]uint64, len(partitions))
-	err := d.query(ctx, d.sql.epochOf, []any{int32s(partitions)}, func(rows pgx.Rows) error {
+	err := d.query(ctx, d.sql.roles[role].epochs, []any{int32s(partitions)}, func(rows pgx.Rows) error {
 		var p int
 		var epoch int64
 		if err := rows.Scan(&p, &epoch); err != nil {
 			return err
 		}
-		now[p] = uint64(epoch) //nolint:gosec // counts owners
+		now[p] = tokenFor(role, uint64(epoch)) //nolint:gosec // counts owners
 		return nil
 	})
 	return now, err

@@ -26,6 +26,8 @@ type Check struct {
 type AdminOptions struct {
 	// Ready are the checks of /readyz. Defaults to none.
 	Ready []Check
+	// Notes are told of by /readyz, with ?verbose or where they fail, and count for nothing. Defaults to none.
+	Notes []Check
 	// Metrics answers /metrics. Defaults to no such route.
 	Metrics http.Handler
 }
@@ -35,6 +37,7 @@ type AdminOptions struct {
 type Admin struct {
 	mux      *http.ServeMux
 	checks   []Check
+	notes    []Check
 	draining atomic.Bool
 }
 
@@ -43,7 +46,7 @@ func NewAdmin(o *AdminOptions) *Admin {
 	if o == nil {
 		o = &AdminOptions{}
 	}
-	a := &Admin{mux: http.NewServeMux(), checks: o.Ready}
+	a := &Admin{mux: http.NewServeMux(), checks: o.Ready, notes: o.Notes}
 	// Alive is whoever answers: what is broken elsewhere does not get better by a restart.
 	a.mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 	a.mux.HandleFunc("GET /readyz", a.readyz)
@@ -80,17 +83,25 @@ func (a *Admin) readyz(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 		text.WriteString("draining\n")
 	}
-	for _, c := range a.checks {
+	tell := func(c Check) (ok bool) {
 		ctx, cancel := context.WithTimeout(r.Context(), checkTime)
+		defer cancel()
 		err := c.Run(ctx)
-		cancel()
 		switch {
 		case err != nil:
-			status = http.StatusServiceUnavailable
 			text.WriteString(c.Name + ": " + err.Error() + "\n")
 		case verbose:
 			text.WriteString(c.Name + ": ok\n")
 		}
+		return err == nil
+	}
+	for _, c := range a.checks {
+		if !tell(c) {
+			status = http.StatusServiceUnavailable
+		}
+	}
+	for _, c := range a.notes {
+		tell(c)
 	}
 	if status == http.StatusOK {
 		text.WriteString("ok\n")

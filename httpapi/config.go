@@ -151,17 +151,26 @@ type Nodes interface {
 type Ownership struct {
 	Answering  string `json:"answering"`  // the node that answers
 	Partitions int    `json:"partitions"` // of the store
-	// Items are the nodes that own something, and the one that answers, in the order of their names.
+	// Items are the nodes that own something or are there, and the one that answers, in the order of their names.
 	Items []NodeStatus `json:"items"`
 	// Unowned are the partitions that no node owns now, in order. What they hold can be read; their commands wait.
 	Unowned []int `json:"unowned"`
+	// UnownedFeed are those whose events no node makes read models of and has processes react to, and UnownedNotify those of which
+	// no node tells customers, where some node is there to do so.
+	UnownedFeed   []int `json:"unowned_feed,omitempty"`
+	UnownedNotify []int `json:"unowned_notify,omitempty"`
 }
 
 // NodeStatus is what a node owns.
 type NodeStatus struct {
 	Name string `json:"name"`
-	// Partitions are its own, in order.
+	// Partitions are those that it decides, in order.
 	Partitions []OwnedPartition `json:"partitions"`
+	// Roles are what it is there to do.
+	Roles []string `json:"roles,omitempty"`
+	// Feed are the partitions whose events it follows, and Notify those of which it tells customers.
+	Feed   []OwnedPartition `json:"feed,omitempty"`
+	Notify []OwnedPartition `json:"notify,omitempty"`
 }
 
 // OwnedPartition is a partition that a node owns.

@@ -39,6 +39,8 @@ type Options struct {
 	// Serve does the owner's work for a partition until ctx ends or it cannot go on. It is called anew while the partition
 	// is owned, and has returned before the partition is handed over.
 	Serve func(ctx context.Context, partition int, epoch uint64) error
+	// Prefer are partitions that are taken before others, where they are free. Defaults to none.
+	Prefer func() []int
 	// Logger gets what moves. Defaults to nothing.
 	Logger *slog.Logger
 }
@@ -151,7 +153,7 @@ func (m *Manager) spread(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range free {
+	for _, p := range m.preferred(free) {
 		if len(owned) == share {
 			break
 		}
@@ -165,6 +167,24 @@ func (m *Manager) spread(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// preferred are partitions in the order in which they are to be taken.
+func (m *Manager) preferred(free []int) []int {
+	if m.o.Prefer == nil {
+		return free
+	}
+	first := m.o.Prefer()
+	slices.SortStableFunc(free, func(a, b int) int {
+		switch pa, pb := slices.Contains(first, a), slices.Contains(first, b); {
+		case pa && !pb:
+			return -1
+		case pb && !pa:
+			return 1
+		}
+		return 0
+	})
+	return free
 }
 
 // Share is how many partitions belong to a node: the same number for all, and one more for the first ones in order until

@@ -234,6 +234,9 @@ func (d *Driver) Attend(ctx context.Context, role string) error {
 	return err
 }
 
+// Depart says that it is not, in that role.
+func (d *Driver) Depart(ctx context.Context, role string) error { return d.leave(ctx, role) }
+
 // Members are the nodes that are there, each with the names of its roles in order.
 func (d *Driver) Members(ctx context.Context) (map[string][]string, error) {
 	if err := d.reads.Enter(); err != nil {

@@ -38,7 +38,9 @@ const (
 // cluster is what a node has that shares its store with others.
 type cluster struct {
 	driver *pgstore.Driver
-	leases *lease.Manager
+	leases *lease.Manager // of the deciding
+	feed   *lease.Manager
+	notify *lease.Manager
 	calls  *underway
 	// processor decides the partitions that this node owns. The store is opened before there is one.
 	processor atomic.Pointer[command.Processor]
@@ -65,11 +67,10 @@ func openShared(ctx context.Context, dsn string, o pgstore.Options) (*millrace.S
 		Node: c.driver.Node(), Partitions: store.Partitions(), Every: leaseEvery, Logger: o.Logger,
 		Serve: func(ctx context.Context, partition int, epoch uint64) error {
 			store.Own(partition, epoch)
-			c.calls.serve(partition)
-			defer c.calls.leave(partition)
 			return c.processor.Load().Serve(ctx, partition)
 		},
 	})
+	c.newLeases(store.Partitions(), lease.Options{Logger: o.Logger})
 	return store, c, nil
 }
 
@@ -86,6 +87,9 @@ func newProcessor(store *millrace.Store, registry *millrace.Registry, o command.
 	return p
 }
 
+// accept has a node that decides nothing accept commands.
+func (c *cluster) accept(ctx context.Context) error { return c.processor.Load().Run(ctx) }
+
 // decide decides the partitions that this node owns. They are handed over as soon as the node is told to stop, while it
 // still answers requests: one that takes long, or a connection on which none ever comes, must not keep others from
 // deciding. The processor stops last: what is on its way then is another node's, and who waits for it here is told.
@@ -98,8 +102,7 @@ func (c *cluster) decide(ctx context.Context) error {
 		led, end := context.WithCancel(gctx)
 		defer end()
 		defer context.AfterFunc(ctx, end)()
-		defer context.AfterFunc(c.life, end)()
-		if err := c.leases.Run(led); err != nil {
+		if err := c.lead(led, c.leases); err != nil {
 			return err
 		}
 		select {
@@ -111,10 +114,10 @@ func (c *cluster) decide(ctx context.Context) error {
 	return g.Wait()
 }
 
-// follow runs a consumer over the partitions that this node owns, whichever they are, until ctx ends.
-func (c *cluster) follow(ctx context.Context, run func(ctx context.Context, o *feed.Options) error, log *slog.Logger) error {
+// follow runs a consumer over the partitions that this node owns in a role, whichever they are, until ctx ends.
+func (c *cluster) follow(ctx context.Context, leases *lease.Manager, run func(ctx context.Context, o *feed.Options) error, log *slog.Logger) error {
 	for ctx.Err() == nil {
-		owned, changed := c.leases.Owned()
+		owned, changed := leases.Owned()
 		if len(owned) == 0 {
 			select {
 			case <-changed:

@@ -41,6 +41,7 @@ type nodeOptions struct {
 	maxBacklog              int64
 	holdReadModels          bool
 	cluster                 *cluster
+	roles                   roles
 	notify                  map[notice.Channel]notify.Send
 	log                     *slog.Logger
 }
@@ -84,6 +85,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 		Backlog: func() float64 { return float64(store.Backlog()) },
 		Gap:     n.gaps,
 		Paused:  n.control.paused,
+		Unowned: n.unowned,
 		Head: func() float64 {
 			sum := uint64(0)
 			for _, p := range store.Head().Positions {
@@ -104,15 +106,24 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 // domains are the rules of all that the log holds.
 func domains() []millrace.Definition { return append(order.Domains(), system.Domains()...) }
 
-// follow runs a consumer, while it does not stand still.
+// follow runs a consumer of the role feed, while it does not stand still.
 func (n *node) follow(ctx context.Context, c millrace.Consumer) error {
+	return n.followAs(ctx, c, roleFeed)
+}
+
+// followAs runs a consumer of a role.
+func (n *node) followAs(ctx context.Context, c millrace.Consumer, role string) error {
 	run := func(ctx context.Context, o *feed.Options) error {
 		o.Observer, o.Logger = n.metrics, n.log
 		return feed.New(n.store, n.registry, c, o).Run(ctx)
 	}
 	return n.control.follow(ctx, c.Name, func(ctx context.Context) error {
 		if n.cluster != nil {
-			return n.cluster.follow(ctx, run, n.log)
+			leases := n.cluster.feed
+			if role == roleNotify {
+				leases = n.cluster.notify
+			}
+			return n.cluster.follow(ctx, leases, run, n.log)
 		}
 		return run(ctx, &feed.Options{})
 	})
@@ -132,20 +143,47 @@ func (n *node) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer close(told)
-		if n.notifier == nil {
+		if !n.tells() {
 			return nil
 		}
 		return n.notifier.run(gctx)
 	})
-	if n.cluster == nil {
+	switch cl := n.cluster; {
+	case cl == nil:
 		g.Go(func() error { return n.processor.Run(deciding) })
-	} else {
-		g.Go(func() error { return n.cluster.decide(deciding) })
+	case n.o.roles.has(roleCommand):
+		g.Go(func() error { return cl.decide(deciding) })
+	default:
+		g.Go(func() error { return cl.accept(deciding) })
 	}
+	// Where the node does not have the role feed it owns nothing there, and only sees which generations are live.
 	g.Go(func() error { return n.projections.Run(gctx) })
-	g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
+	if n.o.roles.has(roleFeed) {
+		g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
+	}
+	n.lead(gctx, g)
 	g.Go(func() error { return n.control.run(gctx) })
 	return g.Wait()
+}
+
+// tells says whether this node tells customers.
+func (n *node) tells() bool { return n.notifier != nil && n.o.roles.has(roleNotify) }
+
+// lead takes the node's share of the partitions in each of its roles beside the deciding.
+func (n *node) lead(ctx context.Context, g *errgroup.Group) {
+	cl := n.cluster
+	if cl == nil {
+		return
+	}
+	if n.o.roles.has(roleIntake) {
+		g.Go(func() error { return cl.attend(ctx) })
+	}
+	if n.o.roles.has(roleFeed) {
+		g.Go(func() error { return cl.lead(ctx, cl.feed) })
+	}
+	if n.tells() {
+		g.Go(func() error { return cl.lead(ctx, cl.notify) })
+	}
 }
 
 // admin is the handler for operators.
@@ -161,7 +199,41 @@ func (n *node) admin() *httpapi.Admin {
 				return nil
 			}},
 		},
+		// What nobody does elsewhere is no reason to take no requests here: they are kept, and what there is can be read.
+		Notes: n.notes(),
 	})
+}
+
+// notes are what /readyz tells of beside.
+func (n *node) notes() []httpapi.Check {
+	cl := n.cluster
+	if cl == nil {
+		return nil
+	}
+	return []httpapi.Check{
+		{Name: roleCommand, Run: func(ctx context.Context) error {
+			return cl.unattended(ctx, roleCommand, "commands are kept and not decided")
+		}},
+		{Name: roleFeed, Run: func(ctx context.Context) error { return cl.unattended(ctx, roleFeed, "read models stand still") }},
+	}
+}
+
+// unowned counts the partitions without an owner by role, for metrics; none where the database is away.
+func (n *node) unowned() map[string]float64 {
+	out := map[string]float64{}
+	if n.cluster == nil {
+		return out
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaseEvery)
+	defer cancel()
+	all, err := n.cluster.unowned(ctx)
+	if err != nil {
+		return out
+	}
+	for role, partitions := range all {
+		out[role] = float64(partitions)
+	}
+	return out
 }
 
 // gaps counts the events between each consumer and the head.

@@ -15,7 +15,6 @@ import (
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/internal/jsonx"
-	"github.com/millrace-io/millrace/pgstore"
 )
 
 // localNode is the name of a node that has its store to itself.
@@ -26,7 +25,7 @@ func (n *node) nodes() httpapi.Nodes {
 	if n.cluster == nil {
 		return oneNode(n.store.Partitions())
 	}
-	return manyNodes{n.cluster.driver}
+	return manyNodes{sharedStore{n.cluster.driver}}
 }
 
 // oneNode is the ownership of a store of one process, by its partitions.
@@ -39,13 +38,15 @@ func (n oneNode) Ownership(context.Context) (httpapi.Ownership, error) {
 		own[p].Partition = p
 	}
 	return httpapi.Ownership{
-		Answering: localNode, Partitions: int(n), Items: []httpapi.NodeStatus{{Name: localNode, Partitions: own}},
+		Answering: localNode, Partitions: int(n),
+		Items: []httpapi.NodeStatus{{Name: localNode, Partitions: own, Roles: allRoles(), Feed: own, Notify: own}},
 	}, nil
 }
 
 // leaseTable is what of a shared store tells who owns what.
 type leaseTable interface {
-	Nodes(ctx context.Context) ([]pgstore.Lease, error)
+	leases(ctx context.Context) ([]ownership, error)
+	Members(ctx context.Context) (map[string][]string, error)
 	Node() string
 }
 
@@ -54,22 +55,44 @@ type manyNodes struct{ leaseTable }
 
 // Ownership implements httpapi.Nodes.
 func (n manyNodes) Ownership(ctx context.Context) (httpapi.Ownership, error) {
-	all, err := n.Nodes(ctx)
+	all, err := n.leases(ctx)
 	if err != nil {
 		return httpapi.Ownership{}, err
 	}
-	o := httpapi.Ownership{Answering: n.Node(), Partitions: len(all)}
-	own := map[string][]httpapi.OwnedPartition{o.Answering: nil}
-	for _, l := range all {
-		left := l.Left.Milliseconds()
-		if l.Node == "" || left <= 0 {
-			o.Unowned = append(o.Unowned, l.Partition)
-			continue
-		}
-		own[l.Node] = append(own[l.Node], httpapi.OwnedPartition{Partition: l.Partition, Epoch: &l.Epoch, LeaseLeft: &left})
+	members, err := n.Members(ctx)
+	if err != nil {
+		return httpapi.Ownership{}, err
 	}
-	for name, partitions := range own {
-		o.Items = append(o.Items, httpapi.NodeStatus{Name: name, Partitions: partitions})
+	o := httpapi.Ownership{Answering: n.Node()}
+	byName := map[string]*httpapi.NodeStatus{}
+	node := func(name string) *httpapi.NodeStatus {
+		if byName[name] == nil {
+			byName[name] = &httpapi.NodeStatus{Name: name}
+		}
+		return byName[name]
+	}
+	node(o.Answering)
+	told := false // somebody is there to tell customers
+	for name, roles := range members {
+		slices.SortFunc(roles, func(a, b string) int { return slices.Index(allRoles(), a) - slices.Index(allRoles(), b) })
+		node(name).Roles = roles
+		told = told || slices.Contains(roles, roleNotify)
+	}
+	for _, share := range all {
+		o.Partitions = max(o.Partitions, len(share.rows))
+		for _, l := range share.rows {
+			left := l.Left.Milliseconds()
+			if l.Node != "" && left > 0 {
+				own := share.owned(node(l.Node))
+				*own = append(*own, httpapi.OwnedPartition{Partition: l.Partition, Epoch: &l.Epoch, LeaseLeft: &left})
+			} else if share.role != roleNotify || told {
+				none := share.none(&o)
+				*none = append(*none, l.Partition)
+			}
+		}
+	}
+	for _, one := range byName {
+		o.Items = append(o.Items, *one)
 	}
 	slices.SortFunc(o.Items, func(a, b httpapi.NodeStatus) int { return strings.Compare(a.Name, b.Name) })
 	return o, nil
@@ -81,8 +104,8 @@ func newNodesCommand() *cobra.Command {
 	var retryFor time.Duration
 	c := &cobra.Command{
 		Use: "nodes", Short: "Show which node owns which partitions",
-		Long: `Show which node owns which partitions of the store that several nodes share, under which epochs, and how long its leases
-last if they are not renewed. Any node answers for all; the one that did is marked by *. A server on a data folder is
+		Long: `Show which node decides which partitions of the store that several nodes share, under which epochs, and how long its leases
+last if they are not renewed; of which partitions it follows the feed, and tells customers; and which roles it has. Any node answers for all; the one that did is marked by *. A server on a data folder is
 one node, which owns all partitions for good.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -123,22 +146,29 @@ func showNodes(c *cobra.Command, api *client.Client, output string) error {
 		return fmt.Errorf("the server's answer: %w", err)
 	}
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 4, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NODE\tOWNS\tPARTITIONS\tEPOCH\tLEASE LEFT")
+	_, _ = fmt.Fprintln(w, "NODE\tOWNS\tPARTITIONS\tEPOCH\tLEASE LEFT\tFEED\tNOTIFY\tROLES")
 	for _, n := range o.Items {
 		name := n.Name
 		if name == o.Answering {
 			name += " *"
 		}
-		var own []int
-		for _, p := range n.Partitions {
-			own = append(own, p.Partition)
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%d of %d\t%s\t%s\t%s\n", name, len(own), o.Partitions, ranges(own), epochs(n.Partitions), leaseLeft(n.Partitions))
+		own := numbers(n.Partitions)
+		_, _ = fmt.Fprintf(w, "%s\t%d of %d\t%s\t%s\t%s\t%s\t%s\t%s\n", name, len(own), o.Partitions, ranges(own), epochs(n.Partitions),
+			leaseLeft(n.Partitions), ranges(numbers(n.Feed)), ranges(numbers(n.Notify)), cmp.Or(strings.Join(n.Roles, ","), "-"))
 	}
-	if len(o.Unowned) > 0 {
-		_, _ = fmt.Fprintf(w, "(nobody)\t%d of %d\t%s\t-\t-\n", len(o.Unowned), o.Partitions, ranges(o.Unowned))
+	if len(o.Unowned)+len(o.UnownedFeed)+len(o.UnownedNotify) > 0 {
+		_, _ = fmt.Fprintf(w, "(nobody)\t%d of %d\t%s\t-\t-\t%s\t%s\t-\n", len(o.Unowned), o.Partitions, ranges(o.Unowned),
+			ranges(o.UnownedFeed), ranges(o.UnownedNotify))
 	}
 	return w.Flush()
+}
+
+// numbers are those of partitions.
+func numbers(own []httpapi.OwnedPartition) (out []int) {
+	for _, p := range own {
+		out = append(out, p.Partition)
+	}
+	return out
 }
 
 // ranges writes numbers in order the short way: 0-4,7.

@@ -19,12 +19,18 @@ import (
 
 // leaseRows are the leases of a shared store, as a test wants them.
 type leaseRows struct {
-	rows []pgstore.Lease
-	err  error
+	rows, feed, notify []pgstore.Lease
+	members            map[string][]string
+	err                error
 }
 
-func (l leaseRows) Nodes(context.Context) ([]pgstore.Lease, error) { return l.rows, l.err }
-func (l leaseRows) Node() string                                   { return "b" }
+func (l leaseRows) leases(context.Context) ([]ownership, error) {
+	all := shares()
+	all[0].rows, all[1].rows, all[2].rows = l.rows, l.feed, l.notify
+	return all, l.err
+}
+func (l leaseRows) Members(context.Context) (map[string][]string, error) { return l.members, l.err }
+func (l leaseRows) Node() string                                         { return "b" }
 
 func pointer[T any](v T) *T { return &v }
 
@@ -58,8 +64,9 @@ func TestOwnership(t *testing.T) {
 		t.Errorf("a database that is away is %v", err)
 	}
 	got, err = oneNode(2).Ownership(t.Context())
+	both := []httpapi.OwnedPartition{{Partition: 0}, {Partition: 1}}
 	want = httpapi.Ownership{Answering: "local", Partitions: 2, Items: []httpapi.NodeStatus{
-		{Name: "local", Partitions: []httpapi.OwnedPartition{{Partition: 0}, {Partition: 1}}},
+		{Name: "local", Partitions: both, Roles: []string{"intake", "command", "feed", "notify"}, Feed: both, Notify: both},
 	}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Error(diff, err)
@@ -83,6 +90,10 @@ func TestNodesCommand(t *testing.T) {
 		{Partition: 3, Node: "c", Epoch: 2, Left: time.Second},
 		{Partition: 4, Node: "a", Epoch: 8, Left: 5900 * time.Millisecond},
 		{Partition: 5},
+	}, feed: []pgstore.Lease{
+		{Partition: 0, Node: "b", Epoch: 1, Left: time.Second}, {Partition: 1, Node: "b", Epoch: 1, Left: time.Second}, {Partition: 2},
+	}, notify: []pgstore.Lease{{Partition: 0}, {Partition: 1}}, members: map[string][]string{
+		"a": {"command"}, "b": {"feed", "intake"},
 	}}}.Ownership(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -98,11 +109,11 @@ func TestNodesCommand(t *testing.T) {
 		_, _ = w.Write(body)
 	}))
 	t.Cleanup(s.Close)
-	want := `NODE      OWNS    PARTITIONS  EPOCH  LEASE LEFT
-a         4 of 6  0-2,4       1-8    5.1s
-b *       0 of 6  -           -      -
-c         1 of 6  3           2      1.0s
-(nobody)  1 of 6  5           -      -
+	want := `NODE      OWNS    PARTITIONS  EPOCH  LEASE LEFT  FEED  NOTIFY  ROLES
+a         4 of 6  0-2,4       1-8    5.1s        -     -       command
+b *       0 of 6  -           -      -           0-1   -       intake,feed
+c         1 of 6  3           2      1.0s        -     -       -
+(nobody)  1 of 6  5           -      -           2     -       -
 `
 	stdout, stderr, code := runs(t, "nodes", "--server", s.URL)
 	if diff := cmp.Diff(want, stdout); diff != "" || code != 0 {

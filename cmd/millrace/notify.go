@@ -166,7 +166,7 @@ func (t *notifier) run(ctx context.Context) error {
 		return err
 	}
 	m := processes.New(t.n.store, t.n.registry, t.n.processor, p, &processes.Options{Call: t.call, Calls: notifyCalls, Observer: t.n.metrics, Logger: t.n.log})
-	return t.n.follow(ctx, m.Consumer())
+	return t.n.followAs(ctx, m.Consumer(), roleNotify)
 }
 
 // since is when customers began to be told in this store. It is a fact, which the first node to ask makes: were it in a

@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/pgstore"
 	"github.com/millrace-io/millrace/projection"
 )
 
@@ -22,14 +23,14 @@ func (n *node) projectionOptions() projection.Options {
 		},
 	}
 	if n.cluster != nil {
-		o.Node, o.Owned, o.Owners = n.cluster.driver.Node(), n.cluster.leases.Owned, n.cluster.owners
+		o.Node, o.Owned, o.Owners = n.cluster.driver.Node(), n.cluster.feed.Owned, n.cluster.owners
 	}
 	return o
 }
 
-// owners names the owner of each partition that has one.
+// owners names who makes the documents of each partition, where somebody does.
 func (c *cluster) owners(ctx context.Context) (map[int]string, error) {
-	all, err := c.driver.Nodes(ctx)
+	all, err := c.driver.Leases(pgstore.Feed).Nodes(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,7 @@ type serveOptions struct {
 	admin      string
 	partitions int
 	paused     []string
+	roles      []string
 	insecure   bool
 	demo       bool
 	maxBacklog int64
@@ -70,6 +71,7 @@ those under way, and closes the store.
 	f.StringVar(&o.admin, "admin", "127.0.0.1:9090", "address of probes, metrics and profiles")
 	f.IntVar(&o.partitions, "partitions", 0, "partitions of a new store (default 16); an existing one keeps its own")
 	f.StringSliceVar(&o.paused, "paused", nil, "parts that stand still: command (deciding), feed (read models)")
+	f.StringSliceVar(&o.roles, "roles", nil, "what this process does, on a store that several share: intake (the API), command (deciding), feed (read models, processes), notify (default: all)")
 	f.BoolVar(&o.insecure, "insecure", false, "allow addresses that other machines can reach, though there is no authentication yet")
 	f.BoolVar(&o.demo, "demo", false, "run a gentle load against itself")
 	f.Int64Var(&o.maxBacklog, "max-backlog", 0, "undecided commands beyond which new ones are refused (default 1,000,000)")
@@ -87,6 +89,9 @@ func (o *serveOptions) check() error {
 		if p != "command" && p != "feed" {
 			return badSetting("paused", "%q is neither command nor feed", p)
 		}
+	}
+	if err := o.checkRoles(); err != nil {
+		return err
 	}
 	if o.partitions < 0 || o.partitions > millrace.MaxPartitions {
 		return badSetting("partitions", "must be between 1 and %d", millrace.MaxPartitions)
@@ -190,13 +195,9 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		}
 	}
 	// The addresses first: a server that cannot listen need not recover a store.
-	httpLn, err := listen(ctx, o.http)
+	lns, err := o.listen(ctx)
 	if err != nil {
 		return err
-	}
-	adminLn, err := listen(ctx, o.admin)
-	if err != nil {
-		return errors.Join(err, httpLn.Close())
 	}
 	var store *millrace.Store
 	var shared *cluster
@@ -206,23 +207,51 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		store, err = openStore(o.data, o.partitions, log)
 	}
 	if err != nil {
-		return errors.Join(err, httpLn.Close(), adminLn.Close())
+		return errors.Join(err, lns.close())
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if open, err := transfer.Incomplete(ctx, store); err != nil || open {
 		if open {
 			err = client.WithCode(client.ExitCheck, errors.New("the store is a copy that was never finished: run `millrace copy` again"))
 		}
-		return errors.Join(err, httpLn.Close(), adminLn.Close())
+		return errors.Join(err, lns.close())
 	}
 	n, err := newNode(ctx, store, nodeOptions{
 		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
-		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, notify: channels, log: log,
+		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, roles: o.roles, notify: channels, log: log,
 	})
 	if err != nil {
-		return errors.Join(err, httpLn.Close(), adminLn.Close())
+		return errors.Join(err, lns.close())
 	}
-	return serveNode(ctx, n, httpLn, adminLn, &o)
+	return serveNode(ctx, n, lns, &o)
+}
+
+// listeners are what a process listens on: without the role intake, there is no API.
+type listeners struct {
+	http  net.Listener // nil for none
+	admin net.Listener
+}
+
+func (o *serveOptions) listen(ctx context.Context) (l listeners, err error) {
+	if roles(o.roles).has(roleIntake) {
+		if l.http, err = listen(ctx, o.http); err != nil {
+			return l, err
+		}
+	}
+	if l.admin, err = listen(ctx, o.admin); err != nil {
+		return l, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+func (l listeners) close() error {
+	var errs []error
+	for _, one := range []net.Listener{l.http, l.admin} {
+		if one != nil {
+			errs = append(errs, one.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func listen(ctx context.Context, addr string) (net.Listener, error) {
@@ -249,18 +278,20 @@ func openStore(dir string, partitions int, log *slog.Logger) (*millrace.Store, e
 }
 
 // serveNode runs a node behind its listeners. On the way down the API drains first, then the deciding stops.
-func serveNode(ctx context.Context, n *node, httpLn, adminLn net.Listener, o *serveOptions) error {
+func serveNode(ctx context.Context, n *node, lns listeners, o *serveOptions) error {
 	admin := n.admin()
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	edge, edgeCtx := errgroup.WithContext(ctx)
 	core, coreCtx := errgroup.WithContext(inner)
 	core.Go(func() error { return n.run(coreCtx) })
-	edge.Go(func() error {
-		return httpapi.Serve(edgeCtx, httpLn, n.api, &httpapi.ServeOptions{
-			Logger: n.log, OnDrain: func() { admin.Drain(); n.api.Drain() },
+	if lns.http != nil {
+		edge.Go(func() error {
+			return httpapi.Serve(edgeCtx, lns.http, n.api, &httpapi.ServeOptions{
+				Logger: n.log, OnDrain: func() { admin.Drain(); n.api.Drain() },
+			})
 		})
-	})
+	}
 	edge.Go(func() error {
 		select {
 		case <-coreCtx.Done(): // the core failed: nothing can be served any more
@@ -271,16 +302,23 @@ func serveNode(ctx context.Context, n *node, httpLn, adminLn net.Listener, o *se
 	})
 	core.Go(func() error {
 		// Probes answer until the very end.
-		return httpapi.Serve(coreCtx, adminLn, admin, &httpapi.ServeOptions{Logger: n.log, WriteTimeout: 2 * time.Minute, Drain: time.Second})
+		return httpapi.Serve(coreCtx, lns.admin, admin, &httpapi.ServeOptions{Logger: n.log, WriteTimeout: 2 * time.Minute, Drain: time.Second})
 	})
 	if o.demo {
-		edge.Go(func() error { return demo(edgeCtx, n, httpLn.Addr().String()) })
+		edge.Go(func() error { return demo(edgeCtx, n, lns.http.Addr().String()) })
 	}
 	where := "data " + o.data
 	if n.cluster != nil {
 		where = "store postgres node " + n.cluster.driver.Node()
 	}
-	fmt.Printf("millrace is ready: http://%s admin http://%s %s%s\n", httpLn.Addr(), adminLn.Addr(), where, pausedText(o.paused))
+	if len(o.roles) > 0 {
+		where += " roles " + strings.Join(o.roles, ",")
+	}
+	api := ""
+	if lns.http != nil {
+		api = fmt.Sprintf("http://%s ", lns.http.Addr())
+	}
+	fmt.Printf("millrace is ready: %sadmin http://%s %s%s\n", api, lns.admin.Addr(), where, pausedText(o.paused))
 	err := edge.Wait()
 	stop()
 	return errors.Join(err, core.Wait())

@@ -219,6 +219,8 @@ type Gauges struct {
 	Gap func() map[string]float64
 	// Paused says of each consumer, and of the deciding, whether it stands still here.
 	Paused func() map[string]bool
+	// Unowned is the number of partitions that no node owns, by role, on a store that several share.
+	Unowned func() map[string]float64
 	// Head is the number of events in the log.
 	Head     func() float64
 	Writable func() float64
@@ -237,7 +239,8 @@ func (m *Metrics) Watch(g Gauges) {
 		&gaps{
 			m: m, read: g.Gap,
 			gap:    prometheus.NewDesc("millrace_consumer_gap_events", "Events between a consumer's checkpoint and the head.", []string{"consumer"}, nil),
-			paused: g.Paused,
+			paused: g.Paused, unowned: g.Unowned,
+			nobody: prometheus.NewDesc("millrace_partitions_unowned", "Partitions that no node owns, by role, on a store that several nodes share.", []string{"role"}, nil),
 			stands: prometheus.NewDesc("millrace_consumer_paused", "1 while a consumer, or the deciding, stands still on this node, because somebody paused it; else 0.", []string{"consumer"}, nil),
 			lag:    prometheus.NewDesc("millrace_consumer_lag_seconds", "Age of the newest event behind a consumer that has events before it; 0 where it has none.", []string{"consumer"}, nil),
 		},
@@ -249,12 +252,19 @@ type gaps struct {
 	m        *Metrics
 	gap, lag *prometheus.Desc
 	stands   *prometheus.Desc
+	nobody   *prometheus.Desc
+	unowned  func() map[string]float64
 	read     func() map[string]float64
 	paused   func() map[string]bool
 }
 
 // Describe implements prometheus.Collector.
-func (g *gaps) Describe(ch chan<- *prometheus.Desc) { ch <- g.gap; ch <- g.lag; ch <- g.stands }
+func (g *gaps) Describe(ch chan<- *prometheus.Desc) {
+	ch <- g.gap
+	ch <- g.lag
+	ch <- g.stands
+	ch <- g.nobody
+}
 
 // Collect implements prometheus.Collector.
 func (g *gaps) Collect(ch chan<- prometheus.Metric) {
@@ -264,6 +274,9 @@ func (g *gaps) Collect(ch chan<- prometheus.Metric) {
 			value = 1
 		}
 		ch <- prometheus.MustNewConstMetric(g.stands, prometheus.GaugeValue, value, name)
+	}
+	for role, n := range g.unowned() {
+		ch <- prometheus.MustNewConstMetric(g.nobody, prometheus.GaugeValue, n, role)
 	}
 	for name, gap := range g.read() {
 		lag := 0.0

@@ -40,6 +40,8 @@ type InstanceStep struct {
 	// Type and Data are the command's, kept as long as its outcome is not known, to the byte: it is sent again.
 	Type string         `json:"type,omitempty"`
 	Data jsonx.RawValue `json:"data,omitzero"`
+	// Of is the id of the dead letter that the command sends again, in place of type and data: see [Resent].
+	Of string `json:"of,omitempty"`
 	// CausationID is what the command was sent for.
 	CausationID string `json:"causation_id,omitempty"`
 }

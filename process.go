@@ -82,8 +82,20 @@ type Reaction struct {
 type Step struct {
 	Name    string // unique within the instance
 	Stream  Stream
-	Command any // a pointer to the type that the registry has for it
+	// Command is a pointer to the type that the registry has for it, a [*RawCommand], or a [*Resent].
+	Command any
 }
+
+// RawCommand is the command of a step by its type and its bytes, which are JSON: the registry need not know it.
+type RawCommand struct {
+	Type string
+	Data []byte
+}
+
+// Resent is the command of a step that sends a dead letter again: the type, the body and the expected version that the
+// command of that id came with, to the byte. The command must be a dead letter; what was decided or refused is never sent
+// again, and the instance stops.
+type Resent struct{ CommandID string }
 
 // Call is something that a process wants of the world outside, a payment or a mail: it is made by who runs the process, again
 // and again until there is an answer, each time under the same id. A no is an answer too.

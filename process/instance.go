@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/jsonx"
 )
 
 // instance is an instance at work: within one commit, whatever comes for it is applied to the same one.
@@ -112,16 +113,32 @@ func (i *instance) take(s millrace.Step, cause string) error {
 	if len(i.doc.Steps) >= millrace.MaxSteps {
 		return fmt.Errorf("more than %d steps", millrace.MaxSteps)
 	}
-	name, data, err := i.w.m.registry.EncodeCommand(s.Command)
-	if err != nil {
-		return fmt.Errorf("step %s: %w", s.Name, err)
+	taken := millrace.InstanceStep{Name: s.Name, Stream: s.Stream, Status: millrace.StatusAccepted.String(), CausationID: cause}
+	var body any
+	switch c := s.Command.(type) {
+	case *millrace.Resent:
+		taken.Of = c.CommandID
+	case *millrace.RawCommand:
+		if err := jsonx.Check(c.Data); err != nil {
+			return fmt.Errorf("step %s: %w", s.Name, err)
+		}
+		// Written as the document keeps it: what is sent again after a crash has the same bytes.
+		data, err := jsonx.Marshal(jsonx.RawValue(c.Data))
+		if err != nil {
+			return fmt.Errorf("step %s: %w", s.Name, err)
+		}
+		taken.Type, taken.Data = c.Type, data
+	default:
+		var err error
+		if taken.Type, taken.Data, err = i.w.m.registry.EncodeCommand(s.Command); err != nil {
+			return fmt.Errorf("step %s: %w", s.Name, err)
+		}
+		body = s.Command
 	}
-	i.doc.Steps = append(i.doc.Steps, millrace.InstanceStep{
-		Name: s.Name, Stream: s.Stream, Status: millrace.StatusAccepted.String(), Type: name, Data: data, CausationID: cause,
-	})
-	c := i.command(&i.doc.Steps[len(i.doc.Steps)-1])
-	c.Body = s.Command
-	i.w.queue = append(i.w.queue, sending{stream: i.doc.Stream, step: s.Name, command: c})
+	i.doc.Steps = append(i.doc.Steps, taken)
+	c := i.command(&taken)
+	c.Body = body
+	i.w.queue = append(i.w.queue, sending{stream: i.doc.Stream, step: s.Name, of: taken.Of, command: c})
 	return nil
 }
 
@@ -161,7 +178,7 @@ func (i *instance) outcome(step string, o *millrace.Outcome) error {
 		return err
 	}
 	s = i.step(step) // there may be more of them now
-	s.Status, s.Type, s.Data, s.CausationID = o.Status.String(), "", nil, ""
+	s.Status, s.Type, s.Data, s.CausationID, s.Of = o.Status.String(), "", nil, "", ""
 	switch {
 	case o.Refusal != nil:
 		s.Code = o.Refusal.Code

@@ -55,6 +55,9 @@ const (
 	// maxRounds bounds how often instances react to outcomes that are known at once within one commit. What takes more sends
 	// commands in a circle.
 	maxRounds = 64
+	// maxResent bounds the bodies of dead letters that are read to be sent again together, in bytes: each may have 1 MiB, and
+	// an intake takes 8 MiB of them.
+	maxResent = 4 << 20
 	// maxWaiters is how many outcomes are awaited at a time; those behind have mostly come when it is their turn.
 	maxWaiters = 256
 	// postponed is how long a timer waits again whose instance must not be touched.

@@ -128,7 +128,7 @@ func (i *instance) resend() {
 	}
 	for k := range i.doc.Steps {
 		if s := &i.doc.Steps[k]; s.Status == millrace.StatusAccepted.String() {
-			i.w.queue = append(i.w.queue, sending{stream: i.doc.Stream, step: s.Name, command: i.command(s), recalled: i})
+			i.w.queue = append(i.w.queue, sending{stream: i.doc.Stream, step: s.Name, of: s.Of, command: i.command(s), recalled: i})
 		}
 	}
 }

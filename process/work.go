@@ -46,6 +46,7 @@ type work struct {
 type sending struct {
 	stream  millrace.Stream // of the instance
 	step    string
+	of      string // the dead letter that is sent again; the command is not complete until it is read
 	command millrace.Command
 	// recalled is the instance of a command that is sent again, and that is not at work otherwise.
 	recalled *instance
@@ -165,9 +166,14 @@ func (w *work) Redrive(_ context.Context, v millrace.Views, s millrace.Stream) e
 
 // Settle implements millrace.Work.
 func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error {
-	for round := 0; len(w.queue) > 0; round++ {
-		sent := w.queue
-		w.queue = nil
+	for round := 0; len(w.queue) > 0; {
+		sent, rest, err := w.complete(ctx, w.queue)
+		if err != nil {
+			return err
+		}
+		if w.queue = rest; len(rest) == 0 {
+			round++
+		}
 		receipts, err := w.accept(ctx, sent)
 		if err != nil {
 			return err
@@ -177,14 +183,10 @@ func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error
 			switch r := receipts[n]; {
 			case i == nil && r.Err == nil:
 				w.sent = append(w.sent, awaited{s.stream, s.step, r.Receipt})
-			case i == nil:
-				w.at[s.stream] = s.recalled
-				w.order = append(w.order, s.recalled)
-				s.recalled.stop(fmt.Errorf("step %s: %w", s.step, r.Err))
-			case i.doc.Failed != "":
 			case r.Err != nil:
-				i.stop(fmt.Errorf("step %s: %w", s.step, r.Err))
-			case round+1 == maxRounds:
+				w.stop(&s, r.Err)
+			case i.doc.Failed != "":
+			case round == maxRounds:
 				i.stop(fmt.Errorf("it sent commands in %d rounds and did not come to rest", maxRounds))
 			default:
 				if o, err := r.Receipt.Wait(already); err != nil {
@@ -201,6 +203,57 @@ func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error
 		}
 	}
 	return nil
+}
+
+// stop stops the instance of a command that will never be accepted.
+func (w *work) stop(s *sending, err error) {
+	i := w.at[s.stream]
+	if i == nil {
+		i = s.recalled
+		w.at[s.stream] = i
+		w.order = append(w.order, i)
+	}
+	if i.doc.Failed == "" {
+		i.stop(fmt.Errorf("step %s: %w", s.step, err))
+	}
+}
+
+// complete reads what the commands of dead letters are that are sent again, as many as may be in memory at a time; rest are
+// the others. One that is no dead letter is left out, and its instance stops.
+func (w *work) complete(ctx context.Context, queue []sending) (out, rest []sending, err error) {
+	out = make([]sending, 0, len(queue))
+	size := 0
+	for n, s := range queue {
+		if size >= maxResent {
+			return out, queue[n:], nil
+		}
+		if s.of != "" {
+			switch c, err := w.deadLetter(ctx, s.of); {
+			case errors.Is(err, millrace.ErrNotFound) || errors.Is(err, millrace.ErrInvalid):
+				w.stop(&s, err)
+				continue
+			case err != nil:
+				return nil, nil, err
+			default:
+				size += len(c.Data)
+				s.command.Type, s.command.Data, s.command.Expected = c.Type, c.Data, c.Expected
+			}
+		}
+		out = append(out, s)
+	}
+	return out, nil, nil
+}
+
+// deadLetter is the command that became a dead letter.
+func (w *work) deadLetter(ctx context.Context, id string) (millrace.Command, error) {
+	o, err := w.m.store.Lookup(ctx, id)
+	if err != nil {
+		return millrace.Command{}, err
+	}
+	if o.Status != millrace.StatusDead {
+		return millrace.Command{}, fmt.Errorf("%w: the command to send again is no dead letter", millrace.ErrInvalid)
+	}
+	return w.m.store.Command(ctx, id)
 }
 
 // already is a context for those who want to know what is known.

@@ -14,6 +14,7 @@ const DeadLetterCollection = "dead-letters"
 const (
 	DeadLettersByTime   = 0
 	DeadLettersByReason = 1 // then time
+	DeadLettersByStream = 2 // then time
 )
 
 // DeadLetter is a command that could not be mapped or decided, with all that a person needs to find out why.
@@ -33,10 +34,16 @@ type DeadLetter struct {
 }
 
 // DeadLetterTable reads the documents of DeadLetterCollection.
-var DeadLetterTable = NewTable(DeadLetterCollection, []string{"time", "reason"}, func(d *DeadLetter) []string {
-	at := d.AcceptedAt.UTC().Format("2006-01-02T15:04:05.000000000Z")
-	return []string{Key(at, d.CommandID), Key(d.Reason, at, d.CommandID)}
+var DeadLetterTable = NewTable(DeadLetterCollection, []string{"time", "reason", "stream"}, func(d *DeadLetter) []string {
+	return DeadLetterKeys(d.CommandID, d.Stream, d.Reason, d.AcceptedAt)
 })
+
+// DeadLetterKeys are the sort keys of a dead letter. What is kept about it elsewhere has the same, so that both are read side
+// by side.
+func DeadLetterKeys(commandID string, s Stream, reason string, acceptedAt time.Time) []string {
+	at := acceptedAt.UTC().Format(timeKey)
+	return []string{Key(at, commandID), Key(reason, at, commandID), Key(string(s), at, commandID)}
+}
 
 // DeadLetter is the document of a decision of StatusDead; its Command must be complete.
 func (d *Decision) DeadLetter(partition int) (Document, error) {

@@ -11,4 +11,15 @@
 //     had a reason to pause it, and is to resume it.
 //   - A drain is completed by whoever sees that the consumer has come so far, naming the change by which it began: late words of
 //     an earlier drain change nothing.
+//
+// # Dead letters
+//
+// A dead letter has a stream of its own as soon as somebody does something with it.
+//
+//   - It is open until it is redriven or discarded, and only while it is open can it be redriven, edited or discarded.
+//   - Redriven, it is sent again: as it was edited last, or else as it came. One decision says which, so that an edit and
+//     what came are never both sent.
+//   - A decision or a refusal is the answer, and the end. Where it dies again, it is open again, with the new failure.
+//   - What came is kept, and so is every edit.
+//   - Discarded is the end too. Whoever discards or edits says why.
 package system

@@ -188,8 +188,11 @@ var ParkedTable = NewTable[Parked](ParkedName, nil, nil)
 // Ask is the document of what somebody wants of a consumer: it is posted ([Store.Post]) to the partition at hand, and whoever
 // runs the consumer there does it and removes the document with what came of it.
 type Ask struct {
-	Redrive Stream    `json:"redrive"` // a stream that is parked, or that something has stopped because of
-	At      time.Time `json:"at"`
+	Redrive Stream `json:"redrive"` // a stream that is parked, or that something has stopped because of
+	// Skip is the version of the event that failed where it is to be left out: a person has said so. 0 leaves out none. Where
+	// the stream is not parked at that event any more, nothing is left out.
+	Skip uint64    `json:"skip,omitzero"`
+	At   time.Time `json:"at"`
 }
 
 // AsksTable holds what is asked of a consumer, by random ids.

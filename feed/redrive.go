@@ -22,6 +22,18 @@ const (
 // sets going an instance that has stopped. Errors: [millrace.ErrInvalid], [millrace.ErrNotFound] where there is neither, those of
 // [millrace.Store.Post].
 func Redrive(ctx context.Context, store *millrace.Store, consumer, id string, s millrace.Stream, now time.Time) error {
+	return ask(ctx, store, consumer, id, &millrace.Ask{Redrive: s, At: now.UTC()})
+}
+
+// Skip is Redrive from behind the event that failed, which the consumer then never handles: the version says which, and where
+// the stream is not parked at that event any more, it is a Redrive. Only a person can know that an event may be left out, and
+// the documents of a stream are then not those of its events; it must be on record who has said so.
+func Skip(ctx context.Context, store *millrace.Store, consumer, id string, s millrace.Stream, version uint64, now time.Time) error {
+	return ask(ctx, store, consumer, id, &millrace.Ask{Redrive: s, Skip: version, At: now.UTC()})
+}
+
+func ask(ctx context.Context, store *millrace.Store, consumer, id string, a *millrace.Ask) error {
+	s := a.Redrive
 	err := s.Validate()
 	if err != nil {
 		return err
@@ -36,7 +48,7 @@ func Redrive(ctx context.Context, store *millrace.Store, consumer, id string, s 
 	if err != nil {
 		return err
 	}
-	if doc.Data, _, err = millrace.AsksTable.Encode(&millrace.Ask{Redrive: s, At: now.UTC()}); err != nil {
+	if doc.Data, _, err = millrace.AsksTable.Encode(a); err != nil {
 		return err
 	}
 	return store.Post(ctx, doc)
@@ -70,7 +82,11 @@ func (w *worker) answer(ctx context.Context) error {
 	}
 	slices.SortStableFunc(all, func(a, b asked) int { return a.ask.At.Compare(b.ask.At) })
 	for _, a := range all {
-		if err := w.redrive(ctx, a.id, a.ask.Redrive); err != nil {
+		err := w.skip(ctx, a.ask)
+		if err == nil {
+			err = w.redrive(ctx, a.id, a.ask.Redrive)
+		}
+		if err != nil {
 			if ctx.Err() != nil || !millrace.IsTransient(err) {
 				return err
 			}
@@ -78,6 +94,27 @@ func (w *worker) answer(ctx context.Context) error {
 			return nil
 		}
 	}
+	return nil
+}
+
+// skip moves a parked stream behind the event that failed, by a commit of its own: what comes behind that event may fail too,
+// and is where the stream is parked then.
+func (w *worker) skip(ctx context.Context, a *millrace.Ask) error {
+	if a.Skip == 0 {
+		return nil
+	}
+	w.begin()
+	v := w.view(ctx, a.Redrive.Partition(w.r.store.Partitions()))
+	parked, err := millrace.ParkedTable.Get(v, string(a.Redrive))
+	if err != nil || parked == nil || parked.Version != a.Skip {
+		return err
+	}
+	parked.Version++
+	millrace.ParkedTable.Put(v, string(a.Redrive), parked)
+	if err := w.undo(w.commit(ctx, nil)); err != nil {
+		return err
+	}
+	w.r.o.Logger.Warn("an event is left out by a person's word", "consumer", w.r.c.Name, "stream", a.Redrive, "version", a.Skip)
 	return nil
 }
 

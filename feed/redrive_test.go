@@ -151,3 +151,94 @@ func TestRedrive(t *testing.T) {
 		})
 	}
 }
+
+// An event that a person says is to be left out is, and no other: what comes behind it is handled in order, also where the
+// consumer is asked twice, and where the next one fails too the stream is parked there.
+func TestSkip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, vfs.NewMem())
+		var seen []uint64
+		var failing atomic.Pointer[map[uint64]bool]
+		failing.Store(&map[uint64]bool{3: true, 4: true})
+		c := tallies()
+		c.Handle = func(_ context.Context, _ millrace.Views, e *millrace.Recorded) error {
+			if e.Stream != pickyStream {
+				return nil
+			}
+			if (*failing.Load())[e.Version] {
+				return errors.New("not now")
+			}
+			seen = append(seen, e.Version)
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- feed.New(s, registry(t), c, &feed.Options{Attempts: 2}).Run(ctx) }()
+		send(t, s, registry(t), adds("c", 24, 4)...) // six events for each stream
+		settled := func() {
+			t.Helper()
+			if err := s.Wait(t.Context(), "tallies", s.Head()); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(5 * time.Second) // what is asked is looked for every second
+			synctest.Wait()
+		}
+		parkedAt := func() uint64 {
+			t.Helper()
+			stream := millrace.Stream(pickyStream)
+			d, err := s.Document(t.Context(), "tallies.parked", stream.Partition(s.Partitions()), pickyStream)
+			if errors.Is(err, millrace.ErrNotFound) {
+				return 0
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			doc, err := millrace.ParkedTable.Decode(d.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return doc.Version
+		}
+		n := 0
+		skip := func(version uint64) {
+			t.Helper()
+			n++
+			if err := feed.Skip(t.Context(), s, "tallies", fmt.Sprint("ask", n), pickyStream, version, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			settled()
+		}
+		settled()
+		skip(2) // it is not parked there
+		if at := parkedAt(); at != 3 {
+			t.Errorf("parked at %d", at)
+		}
+		skip(3)
+		if at := parkedAt(); at != 4 {
+			t.Errorf("parked at %d", at)
+		}
+		skip(3) // once more
+		if at := parkedAt(); at != 4 {
+			t.Errorf("parked at %d", at)
+		}
+		failing.Store(&map[uint64]bool{})
+		skip(4)
+		if at := parkedAt(); at != 0 {
+			t.Errorf("parked at %d", at)
+		}
+		if err := feed.Skip(t.Context(), s, "tallies", "late", pickyStream, 4, time.Now()); !errors.Is(err, millrace.ErrNotFound) {
+			t.Errorf("a stream that is not parked: %v", err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		// The batch in which the third one failed was taken again, event by event.
+		if d := cmp.Diff([]uint64{1, 2, 1, 2, 5, 6}, seen); d != "" {
+			t.Error(d)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

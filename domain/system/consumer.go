@@ -8,10 +8,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/letter"
 )
 
 // CategoryConsumer is the category of the streams of consumers.
-const CategoryConsumer = "consumer"
+const CategoryConsumer = letter.CategoryConsumer
 
 // Deciding is the name under which the deciding of commands is paused, as consumers are under theirs.
 const Deciding = "command"
@@ -26,7 +27,7 @@ const (
 )
 
 // ConsumerStream is the stream of a consumer's states.
-func ConsumerStream(name string) millrace.Stream { return millrace.NewStream(CategoryConsumer, name) }
+func ConsumerStream(name string) millrace.Stream { return letter.ConsumerStream(name) }
 
 // Mode is how a consumer is meant to be.
 type Mode string
@@ -107,18 +108,18 @@ func consumers() millrace.Domain[*Consumer] {
 	return millrace.Domain[*Consumer]{
 		Category: CategoryConsumer, StateVersion: consumerStateVersion,
 		Initial: func(string) *Consumer { return &Consumer{Mode: Running} }, Decide: decideConsumer, Evolve: evolveConsumer,
-		Commands: []millrace.Message{
+		Commands: append(redriveCommands(),
 			millrace.MessageOf[PauseConsumer]("PauseConsumer"),
 			millrace.MessageOf[ResumeConsumer]("ResumeConsumer"),
 			millrace.MessageOf[DrainConsumer]("DrainConsumer"),
 			millrace.MessageOf[CompleteDrain]("CompleteDrain"),
-		},
-		Events: []millrace.Message{
+		),
+		Events: append(redriveEvents(),
 			millrace.MessageOf[ConsumerPaused]("ConsumerPaused"),
 			millrace.MessageOf[ConsumerResumed]("ConsumerResumed"),
 			millrace.MessageOf[DrainBegun]("DrainBegun"),
 			millrace.MessageOf[DrainCompleted]("DrainCompleted"),
-		},
+		),
 	}
 }
 

@@ -12,6 +12,9 @@ const CodePaused = "consumer_paused"
 
 func decideConsumer(s *Consumer, command any, at time.Time) ([]any, *millrace.Refusal) {
 	at = at.UTC()
+	if fact := redriven(command, at); fact != nil {
+		return []any{fact}, nil
+	}
 	switch c := command.(type) {
 	case *PauseConsumer:
 		if s.Mode == Paused {
@@ -37,6 +40,9 @@ func decideConsumer(s *Consumer, command any, at time.Time) ([]any, *millrace.Re
 }
 
 func evolveConsumer(s *Consumer, event any) *Consumer {
+	if isRedriven(event) {
+		return s
+	}
 	next := &Consumer{Changes: s.Changes + 1, Resumes: s.Resumes}
 	switch e := event.(type) {
 	case *ConsumerPaused:

@@ -48,6 +48,9 @@ func TestContracts(t *testing.T) {
 		history("another one's", "deadletter-c-2", redrive, edit, discard),
 		history("a job", letter.JobStream("j-1"), hold, page, begin, begin, lastPage, hold, page, page, hold, resume, resume, lastPage, lastPage, end, resume),
 		history("a stopped one", letter.JobStream("j-2"), begin, end, end, page, resume),
+		history("a consumer", letter.ConsumerStream("orders"),
+			told{"RedriveStream", `{"stream":"order-1","by":"ann"}`}, told{"SkipEvent", `{"stream":"order-1","version":3,"by":"ann","why":"it was a test"}`}),
+		consumed(),
 		history("one that ends as it is stopped", letter.JobStream("j-3"), begin, page, end, lastPage),
 	})
 }

@@ -11,6 +11,8 @@
 //     had a reason to pause it, and is to resume it.
 //   - A drain is completed by whoever sees that the consumer has come so far, naming the change by which it began: late words of
 //     an earlier drain change nothing.
+//   - That a parked stream is to be gone on with, or that the event that failed is to be passed over, is recorded with who and why.
+//     Whether a stream is parked is not the log's to say, so nothing here refuses.
 //
 // # Dead letters
 //

@@ -22,7 +22,8 @@ type API struct {
 	registry *millrace.Registry
 	intake   millrace.Intake
 	observe  func(Observation)
-	passing  []error // Config.Unavailable
+	passing  []error  // Config.Unavailable
+	system   []string // Config.System
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -68,7 +69,7 @@ func New(c Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		store: c.Store, registry: c.Registry, intake: c.Intake, passing: c.Unavailable, observe: c.Observe, log: c.Logger, now: c.Now,
+		store: c.Store, registry: c.Registry, intake: c.Intake, passing: c.Unavailable, system: c.System, observe: c.Observe, log: c.Logger, now: c.Now,
 		mux: http.NewServeMux(), seal: newSealer(c.Store.Meta().ID), folds: newFolds(c.Store, c.Registry),
 		waits: make(chan struct{}, MaxWaits),
 		fixed: fixedHeaders{
@@ -127,6 +128,9 @@ func (a *API) register(c *Config) (err error) {
 	}
 	if s := c.Consumers; s != nil {
 		a.registerConsumers(s, c.Control)
+	}
+	if d := c.DeadLetters; d != nil {
+		a.registerDeadLetters(d, c.Consumers)
 	}
 	a.registerProcesses(c.Processes)
 	if n := c.Nodes; n != nil {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/millrace-io/millrace"
@@ -79,7 +80,11 @@ func (a *API) openEnvelope(c *millrace.Command, data []byte) *problem {
 	if err := jsonx.Unmarshal(data, &e); err != nil {
 		return problemOfJSON(err)
 	}
-	if faults := e.validate(); len(faults) > 0 {
+	faults := e.validate()
+	if slices.Contains(a.system, millrace.Stream(e.Stream).Category()) {
+		faults = append(faults, millrace.FieldError{Pointer: "/stream", Detail: "is one of the system's own: it has routes of its own"})
+	}
+	if len(faults) > 0 {
 		return problemOf(&millrace.FormError{Errors: faults})
 	}
 	*c = millrace.Command{

@@ -24,6 +24,11 @@ type Config struct {
 	Consumers Consumers
 	// Control pauses, resumes and drains the consumers, and the deciding. Defaults to no such routes.
 	Control Control
+	// DeadLetters are seen and redriven over HTTP. Defaults to no such routes.
+	DeadLetters DeadLetters
+	// System are the categories whose commands only the routes that are made for them send: POST /v1/commands refuses them.
+	// Defaults to none.
+	System []string
 	// Processes are the process managers whose instances are to be seen over HTTP.
 	Processes []Process
 	// Nodes tells which node owns which partitions. Defaults to no such route.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -8,15 +9,24 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/id"
 )
 
 // Consumers are all that follows the feed, as the API shows it. The wiring implements it.
 type Consumers interface {
 	// Names gives, for the name of each consumer as people know it, the one that its checkpoints and documents have.
 	Names() map[string]string
-	// Redrive asks for a stream that is parked for a consumer, by the latter name, to be gone on with. Errors:
-	// [millrace.ErrNotFound] where it is not parked, [millrace.ErrInvalid].
-	Redrive(ctx context.Context, consumer string, s millrace.Stream) error
+	// Redrive asks for a stream that is parked for a consumer to be gone on with. Errors: [millrace.ErrNotFound] where it is not
+	// parked, [millrace.ErrInvalid], and those of the intake.
+	Redrive(ctx context.Context, a *RedriveAsk) error
+}
+
+// RedriveAsk asks for a parked stream to be gone on with.
+type RedriveAsk struct {
+	ID             string // of the request: the same one again is the same
+	Name, Consumer string // as people know it, and as its documents do
+	Stream         millrace.Stream
+	By, Why        string
 }
 
 // consumerStatus is how a consumer is.
@@ -50,9 +60,15 @@ type parkedPage struct {
 // maxCounted bounds what is counted by reading it.
 const maxCounted = 1000
 
+// redriveBody is what is asked for. By defaults to anybody.
 type redriveBody struct {
 	Stream string `json:"stream"`
+	By     string `json:"by,omitempty"`
+	Why    string `json:"why,omitempty"`
 }
+
+// anybody is who did something and did not say who he is.
+const anybody = "anybody"
 
 func (a *API) registerConsumers(c Consumers, control Control) {
 	if control != nil {
@@ -71,7 +87,7 @@ func (a *API) registerConsumers(c Consumers, control Control) {
 	a.handle("/v1/consumers/{name}", methods{{"GET", func(x *exchange) { x.getConsumer(c) }}})
 	a.handle("/v1/consumers/{name}/parked", methods{{"GET", func(x *exchange) { find(x, x.listParked) }}})
 	a.handle("/v1/consumers/{name}/redrive", methods{{"POST", func(x *exchange) {
-		find(x, func(_, consumer string) { x.redrive(c, consumer) })
+		find(x, func(name, consumer string) { x.redrive(c, name, consumer) })
 	}}})
 }
 
@@ -172,8 +188,12 @@ func (x *exchange) listParked(name, consumer string) {
 	x.sendValue(http.StatusOK, page, nil)
 }
 
-func (x *exchange) redrive(c Consumers, consumer string) {
+func (x *exchange) redrive(c Consumers, name, consumer string) {
 	if _, fault := x.query(); fault != nil {
+		x.fail(fault)
+		return
+	}
+	if fault := x.commandHeaders(); fault != nil {
 		x.fail(fault)
 		return
 	}
@@ -182,6 +202,10 @@ func (x *exchange) redrive(c Consumers, consumer string) {
 		x.fail(fault)
 		return
 	}
-	err := c.Redrive(x.r.Context(), consumer, millrace.Stream(body.Stream))
+	ask := &RedriveAsk{ID: x.cmd.ID, Name: name, Consumer: consumer, Stream: millrace.Stream(body.Stream), By: cmp.Or(body.By, anybody), Why: body.Why}
+	if ask.ID == "" {
+		ask.ID = id.New()
+	}
+	err := c.Redrive(x.r.Context(), ask)
 	x.sendValue(http.StatusAccepted, body, err)
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/api"
 	"github.com/millrace-io/millrace/command"
+	"github.com/millrace-io/millrace/deadletter"
 	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/feed"
@@ -109,7 +110,8 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	config := httpapi.Config{
 		Store: store, Registry: registry, Intake: intake, Document: api.OpenAPI, Observe: w.seen.add,
-		Resources: w.resources(), Projections: memoryProjections(w.models), Consumers: following{store: store}, Control: steering{store, registry}, Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
+		Resources: w.resources(), Projections: memoryProjections(w.models), Consumers: following{store: store}, Control: steering{store, registry},
+		DeadLetters: deadletter.New(store, registry, w.intake, newMemoryModel(store, registry, system.Projections()[0]), nil), Nodes: owners{o: httpapi.Ownership{Answering: "local", Partitions: store.Partitions()}},
 		Reports: []httpapi.Report{{
 			Name: "order-totals", Model: w.model(order.ProjectionOrders), Table: order.DaysTable.Table, Index: order.DaysByDay,
 			TimeKey: dayKey, Add: addDay,
@@ -153,8 +155,8 @@ type following struct {
 
 func (f following) Names() map[string]string { return f.names }
 
-func (f following) Redrive(ctx context.Context, consumer string, s millrace.Stream) error {
-	return feed.Redrive(ctx, f.store, consumer, "ask "+string(s), s, time.Now())
+func (f following) Redrive(ctx context.Context, a *httpapi.RedriveAsk) error {
+	return feed.Redrive(ctx, f.store, a.Consumer, "ask "+a.ID, a.Stream, time.Now())
 }
 
 func placeID(body any) string {

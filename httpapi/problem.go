@@ -38,6 +38,7 @@ var (
 	kindTooLarge         = &kind{"too_large", 413, "The body is too large", "A body may take 1 MiB. Send several commands instead."}
 	kindMediaType        = &kind{"unsupported_media_type", 415, "The body has another media type than is read here", "Send application/json, not compressed."}
 	kindKeyReused        = &kind{"idempotency_key_reused", 422, "The Idempotency-Key was used for something else", "A key belongs to one command for ever. Use a fresh key for another one."}
+	kindInvalidEdit      = &kind{"invalid_edit", 422, "The edit does not fit the contract of its type", "Correct what errors points at. Nothing was kept, and the dead letter is as it was."}
 	kindDead             = &kind{"dead_letter", 422, "The command could not be decided", "It is kept as a dead letter, and a person will look at it. Sending it again changes nothing."}
 	kindRule             = &kind{"refused_rule", 422, "The content breaks a rule", "code says which, and errors where. The refusal is the outcome of this Idempotency-Key for ever."}
 	kindConflict         = &kind{"refused_conflict", 409, "The present state does not allow it", "code says why. The refusal of a command is the outcome of its Idempotency-Key for ever."}
@@ -55,7 +56,7 @@ func kinds() []*kind {
 	return []*kind{
 		kindInvalidBody, kindInvalidHeader, kindInvalidParameter, kindInvalidCursor, kindCursorEpoch, kindTooWide, kindNoRoute,
 		kindNotFound, kindVersionNotFound, kindRefusedNotFound, kindMethod, kindTimeout, kindConflict, kindRefusedVersion,
-		kindTooLarge, kindMediaType, kindRule, kindKeyReused, kindDead, kindInternal, kindOverloaded, kindNotCaughtUp,
+		kindTooLarge, kindMediaType, kindRule, kindKeyReused, kindInvalidEdit, kindDead, kindInternal, kindOverloaded, kindNotCaughtUp,
 		kindStorageFull, kindUnavailable,
 	}
 }

@@ -188,3 +188,30 @@ func fold[S any](ctx context.Context, s *Service, stream millrace.Stream) (out S
 	}
 	return out, nil
 }
+
+// Reasons are those that a command can become a dead letter for.
+func Reasons() []string {
+	return []string{millrace.ReasonUnknownType, millrace.ReasonUndecodable, millrace.ReasonDecide, millrace.ReasonState}
+}
+
+// Open counts open dead letters by the reasons that they came with, as far as it looks at most at so many of each.
+func (s *Service) Open(ctx context.Context, most int) (map[string]int, error) {
+	out := map[string]int{}
+	for _, reason := range Reasons() {
+		out[reason] = 0
+		f := letter.Filter{Reason: reason}
+		looked := 0
+		for it, err := range s.Scan(ctx, f.Order(), nil) {
+			if err != nil {
+				return nil, err
+			}
+			if it.Status() == letter.Open {
+				out[reason]++
+			}
+			if looked++; looked == most {
+				break
+			}
+		}
+	}
+	return out, nil
+}

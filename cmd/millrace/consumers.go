@@ -1,16 +1,12 @@
 package main
 
 import (
-	"context"
 	"maps"
-	"time"
 
-	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
-	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
-	"github.com/millrace-io/millrace/internal/id"
+	"github.com/millrace-io/millrace/internal/letter"
 	processes "github.com/millrace-io/millrace/process"
 )
 
@@ -20,7 +16,9 @@ type consumers struct{ n *node }
 // Names implements httpapi.Consumers.
 func (c consumers) Names() map[string]string {
 	out := maps.Clone(c.n.projections.Consumers())
-	out[command.SnapshotsName] = command.SnapshotsName
+	for _, name := range []string{command.SnapshotsName, letter.Jobs, streamAsks} {
+		out[name] = name
+	}
 	for _, p := range c.n.processes() {
 		out[p.Name()] = p.Name()
 	}
@@ -28,14 +26,21 @@ func (c consumers) Names() map[string]string {
 }
 
 // processes are the process managers that run on this server.
-func (n *node) processes() []httpapi.Process {
-	if n.notifier == nil {
-		return nil
+func (n *node) processes() (all []httpapi.Process) {
+	for _, p := range n.o.processes() {
+		all = append(all, processes.NewReader(n.store, p.name, p.category))
 	}
-	return []httpapi.Process{processes.NewReader(n.store, order.ProcessNotifications, order.CategoryOrder)}
+	return all
 }
 
-// Redrive implements httpapi.Consumers.
-func (c consumers) Redrive(ctx context.Context, consumer string, s millrace.Stream) error {
-	return feed.Redrive(ctx, c.n.store, consumer, id.New(), s, time.Now())
+// process is the name of a process manager, and of the category that it is about.
+type process struct{ name, category string }
+
+// processes are the process managers of these settings.
+func (o *nodeOptions) processes() []process {
+	all := []process{{letter.Process, letter.Category}}
+	if len(o.notify) > 0 {
+		all = append(all, process{order.ProcessNotifications, order.CategoryOrder})
+	}
+	return all
 }

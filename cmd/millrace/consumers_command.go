@@ -32,17 +32,20 @@ func newConsumersCommand() *cobra.Command {
 		add(&cobra.Command{
 			Use: "parked NAME", Short: "List the streams that wait behind an event that failed", Args: cobra.ExactArgs(1),
 		}, func(p *asker, args []string) error { return p.parked(args[0]) })
-		add(&cobra.Command{
+		var who whoFlags
+		redrive := &cobra.Command{
 			Use: "redrive NAME [STREAM]", Short: "Go on with a parked stream, or with all of a consumer's",
 			Long: `Go on with a stream from the event that failed, in order; without STREAM, with all that are parked for the consumer.
 It is done within a few seconds by whichever node runs the consumer there. Where an event fails again, the stream is parked
 from there. Of a process it also sets going an instance that has stopped.`,
 			Args: cobra.RangeArgs(1, 2),
-		}, func(p *asker, args []string) error {
+		}
+		who.add(redrive)
+		add(redrive, func(p *asker, args []string) error {
 			if len(args) == 2 {
-				return p.redrive(args[0], args[1])
+				return p.redrive(args[0], args[1], &who)
 			}
-			return p.redriveAll(args[0])
+			return p.redriveAll(args[0], &who)
 		})
 	})
 	return c
@@ -207,8 +210,8 @@ func (p *asker) parked(name string) error {
 	return w.Flush()
 }
 
-func (p *asker) redrive(name, stream string) error {
-	body, err := jsonx.Marshal(map[string]string{"stream": stream})
+func (p *asker) redrive(name, stream string, who *whoFlags) error {
+	body, err := jsonx.Marshal(map[string]string{"stream": stream, "by": who.name(), "why": who.why})
 	if err != nil {
 		return err
 	}
@@ -225,7 +228,7 @@ func (p *asker) redrive(name, stream string) error {
 }
 
 // redriveAll asks for every stream that is parked now. One that is not parked any more by then is no fault.
-func (p *asker) redriveAll(name string) error {
+func (p *asker) redriveAll(name string, who *whoFlags) error {
 	var all []string
 	for cursor, first := "", true; first || cursor != ""; first = false {
 		r, err := p.api.Get(p.Context(), parkedPath(name, cursor))
@@ -246,7 +249,7 @@ func (p *asker) redriveAll(name string) error {
 	}
 	for _, stream := range all {
 		var said *client.Problem
-		if err := p.redrive(name, stream); err != nil && (!errors.As(err, &said) || said.Status != http.StatusNotFound) {
+		if err := p.redrive(name, stream, who); err != nil && (!errors.As(err, &said) || said.Status != http.StatusNotFound) {
 			return err
 		}
 	}

@@ -10,9 +10,9 @@ import (
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
-	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/internal/letter"
 )
 
 const (
@@ -64,11 +64,12 @@ func newControls(ctx context.Context, n *node) (*controls, error) {
 		n: n, names: []string{system.Deciding, command.SnapshotsName}, began: time.Now().UTC(), poked: make(chan struct{}, 1),
 		known: map[string]*stance{}, runs: map[string]int{}, changed: make(chan struct{}),
 	}
-	for _, p := range order.Projections() {
+	for _, p := range readModels() {
 		c.names = append(c.names, p.Name)
 	}
-	if len(n.o.notify) > 0 {
-		c.names = append(c.names, order.ProcessNotifications)
+	c.names = append(c.names, letter.Jobs, streamAsks)
+	for _, p := range n.o.processes() {
+		c.names = append(c.names, p.name)
 	}
 	for _, name := range c.names {
 		c.known[name] = &stance{state: &system.Consumer{Mode: system.Running}}

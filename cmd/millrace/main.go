@@ -64,7 +64,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 it ran, and the answer is no; 4 a
 	}
 	root.PersistentFlags().String(configFlag, "", "`FILE` of settings, as YAML (default: see millrace config --help)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return client.WithCode(client.ExitUsage, err) })
-	root.AddCommand(newServeCommand(), newVerifyCommand(), newNodesCommand(), newCopyCommand(), newProjectionsCommand(), newProcessesCommand(), newConsumersCommand(), newConfigCommand(), newVersionCommand(),
+	root.AddCommand(newServeCommand(), newVerifyCommand(), newNodesCommand(), newCopyCommand(), newProjectionsCommand(), newProcessesCommand(), newConsumersCommand(), newDeadLettersCommand(), newConfigCommand(), newVersionCommand(),
 		newImportCommand(), newSimulateCommand(), newBenchCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	usageErrors(root)

@@ -11,10 +11,12 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/api"
 	"github.com/millrace-io/millrace/command"
+	"github.com/millrace-io/millrace/deadletter"
 	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/internal/letter"
 	"github.com/millrace-io/millrace/internal/metrics"
 	"github.com/millrace-io/millrace/internal/notice"
 	"github.com/millrace-io/millrace/notify"
@@ -28,6 +30,7 @@ type node struct {
 	processor   *command.Processor
 	projections *projection.Service
 	metrics     *metrics.Metrics
+	letters     *deadletter.Service
 	notifier    *notifier // nil where nobody is told anything
 	api         *httpapi.API
 	cluster     *cluster // nil on a store of one process
@@ -55,24 +58,26 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	}
 	v := httpapi.ReadVersion()
 	n.metrics = metrics.New(metrics.Version{Version: v.Version, Revision: v.Revision, Go: v.Go},
-		[]string{order.CategoryOrder, order.CategoryStock, order.CategoryReturn, order.CategoryNotification, system.CategoryConsumer}, time.Now)
+		append(system.Categories(), order.CategoryOrder, order.CategoryStock, order.CategoryReturn, order.CategoryNotification), time.Now)
 	n.processor = newProcessor(store, n.registry, command.Options{
 		Paused: o.pauseCommand, Always: []string{system.CategoryConsumer}, MaxBacklog: o.maxBacklog, Observer: n.metrics, Logger: o.log,
 	}, o.cluster)
 	if n.control, err = newControls(ctx, n); err != nil {
 		return nil, err
 	}
-	n.projections, err = projection.New(ctx, store, order.Projections(), n.projectionOptions())
+	n.projections, err = projection.New(ctx, store, readModels(), n.projectionOptions())
 	if err != nil {
 		return nil, err
 	}
+	n.letters = deadletter.New(store, n.registry, n.processor, n.projections.Model(letter.Projection), &deadletter.Options{Logger: o.log})
 	if len(o.notify) > 0 {
 		n.notifier = newNotifier(n, o.notify)
 	}
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
-		Consumers: consumers{n}, Control: n.control, Processes: n.processes(), Nodes: n.nodes(),
+		DeadLetters: n.letters, System: system.Categories(), Consumers: consumers{n}, Control: n.control, Processes: n.processes(),
+		Nodes:       n.nodes(),
 		Unavailable: []error{millrace.ErrUnavailable, projection.ErrReplaced},
 		Document:    api.OpenAPI, Logger: o.log,
 		Observe: func(r httpapi.Observation) { n.metrics.Request(r.Route, r.Method, r.Status, r.Duration) },
@@ -84,6 +89,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 		Queued:  func() float64 { return float64(n.processor.Queued()) },
 		Backlog: func() float64 { return float64(store.Backlog()) },
 		Gap:     n.gaps,
+		Letters: newOpenLetters(n).read,
 		Paused:  n.control.paused,
 		Unowned: n.unowned,
 		Head: func() float64 {
@@ -105,6 +111,9 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 
 // domains are the rules of all that the log holds.
 func domains() []millrace.Definition { return append(order.Domains(), system.Domains()...) }
+
+// readModels are those of all that the log holds.
+func readModels() []millrace.Projection { return append(order.Projections(), system.Projections()...) }
 
 // follow runs a consumer of the role feed, while it does not stand still.
 func (n *node) follow(ctx context.Context, c millrace.Consumer) error {
@@ -160,6 +169,7 @@ func (n *node) run(ctx context.Context) error {
 	g.Go(func() error { return n.projections.Run(gctx) })
 	if n.o.roles.has(roleFeed) {
 		g.Go(func() error { return n.follow(gctx, command.Snapshots(n.store, n.registry)) })
+		g.Go(func() error { return n.followLetters(gctx) })
 	}
 	n.lead(gctx, g)
 	g.Go(func() error { return n.control.run(gctx) })

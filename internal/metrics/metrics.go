@@ -221,6 +221,8 @@ type Gauges struct {
 	Paused func() map[string]bool
 	// Unowned is the number of partitions that no node owns, by role, on a store that several share.
 	Unowned func() map[string]float64
+	// Letters is the number of open dead letters of commands, by reason.
+	Letters func() map[string]float64
 	// Head is the number of events in the log.
 	Head     func() float64
 	Writable func() float64
@@ -236,6 +238,7 @@ func (m *Metrics) Watch(g Gauges) {
 		gauge("millrace_commands_backlog", "Commands on disk that are not decided.", g.Backlog),
 		gauge("millrace_log_events", "Events in the log, over all partitions.", g.Head),
 		gauge("millrace_store_writable", "1 while new facts are taken, 0 while they are refused.", g.Writable),
+		&openLetters{read: g.Letters, desc: prometheus.NewDesc("millrace_dead_letters", "Open dead letters of commands, as far as counted, on whichever node.", []string{"reason"}, nil)},
 		&gaps{
 			m: m, read: g.Gap,
 			gap:    prometheus.NewDesc("millrace_consumer_gap_events", "Events between a consumer's checkpoint and the head.", []string{"consumer"}, nil),
@@ -285,5 +288,21 @@ func (g *gaps) Collect(ch chan<- prometheus.Metric) {
 		}
 		ch <- prometheus.MustNewConstMetric(g.gap, prometheus.GaugeValue, gap, name)
 		ch <- prometheus.MustNewConstMetric(g.lag, prometheus.GaugeValue, lag, name)
+	}
+}
+
+// openLetters is how many dead letters wait for somebody.
+type openLetters struct {
+	desc *prometheus.Desc
+	read func() map[string]float64
+}
+
+// Describe implements prometheus.Collector.
+func (o *openLetters) Describe(ch chan<- *prometheus.Desc) { ch <- o.desc }
+
+// Collect implements prometheus.Collector.
+func (o *openLetters) Collect(ch chan<- prometheus.Metric) {
+	for reason, n := range o.read() {
+		ch <- prometheus.MustNewConstMetric(o.desc, prometheus.GaugeValue, n, reason)
 	}
 }

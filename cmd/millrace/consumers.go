@@ -33,14 +33,14 @@ func (n *node) processes() (all []httpapi.Process) {
 	return all
 }
 
-// process is the name of a process manager, and of the category that it is about.
-type process struct{ name, category string }
+// managed is the name of a process manager, and of the category that it is about.
+type managed struct{ name, category string }
 
 // processes are the process managers of these settings.
-func (o *nodeOptions) processes() []process {
-	all := []process{{letter.Process, letter.Category}}
+func (o *nodeOptions) processes() []managed {
+	all := []managed{{letter.Process, letter.Category}}
 	if len(o.notify) > 0 {
-		all = append(all, process{order.ProcessNotifications, order.CategoryOrder})
+		all = append(all, managed{order.ProcessNotifications, order.CategoryOrder})
 	}
 	return all
 }

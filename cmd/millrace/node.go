@@ -152,8 +152,13 @@ func (n *node) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer close(told)
-		if !n.tells() {
+		switch {
+		case n.notifier == nil:
 			return nil
+		case !n.tells():
+			// What this node accepts from now on is told by those that come.
+			_, err := n.notifier.since(gctx)
+			return err
 		}
 		return n.notifier.run(gctx)
 	})

@@ -312,7 +312,6 @@ func TestRefusals(t *testing.T) {
 		pointer              string
 	}{
 		{422, "/v1/orders", `{"currency":"GBP","lines":[{"sku":"a","quantity":0,"unit_price":"1"}]}`, "refused_rule", "line_invalid", "/lines/0/quantity"},
-		{422, "/v1/orders", anOrder(`,"fulfilment":"auto"`), "refused_rule", "fulfilment_unavailable", "/fulfilment"},
 		{404, "/v1/orders/none/confirm", "", "refused_not_found", "order_not_found", ""},
 		{404, "/v1/stock/none/release", `{"reservation":"r"}`, "refused_not_found", "reservation_unknown", ""},
 		{409, "/v1/stock/none/reserve", `{"reservation":"r","quantity":1}`, "refused_conflict", "stock_insufficient", ""},

@@ -192,7 +192,7 @@ func (w *world) resources() []httpapi.Resource {
 			CreateID: placeID,
 			Verbs: []httpapi.Verb{
 				{"confirm", "ConfirmOrder"}, {"cancel", "CancelOrder"}, {"pay", "MarkOrderPaid"}, {"pack", "PackOrder"},
-				{"ship", "ShipOrder"}, {"deliver", "DeliverOrder"}, {"return", "ReturnOrder"},
+				{"ship", "ShipOrder"}, {"deliver", "DeliverOrder"}, {"close", "CloseOrder"}, {"return", "ReturnOrder"},
 			},
 			Model: w.model(order.ProjectionOrders), Table: order.OrdersTable.Table, Represent: represent,
 			Calls: []httpapi.Calls{{Name: "notifications", Process: order.ProcessNotifications, Runs: true, Item: callItem}},

@@ -146,6 +146,7 @@ type orderBody struct {
 	CustomerID string      `json:"customer_id,omitempty"`
 	Channel    string      `json:"channel"`
 	Currency   string      `json:"currency"`
+	Fulfilment string      `json:"fulfilment"`
 	PlacedAt   string      `json:"placed_at,omitempty"`
 	ShipTo     *address    `json:"ship_to,omitempty"`
 	Lines      []orderLine `json:"lines"`
@@ -167,7 +168,7 @@ func (p *plan) order(id, channel string) *simOrder {
 	if p.r.IntN(5) == 0 {
 		o.currency = "EUR"
 	}
-	b := orderBody{ID: id, Channel: channel, Currency: o.currency}
+	b := orderBody{ID: id, Channel: channel, Currency: o.currency, Fulfilment: "manual"}
 	if channel != "pos" {
 		b.CustomerID = "c-" + strconv.Itoa(1+p.r.IntN(p.customers))
 		to := cities[p.r.IntN(len(cities))]

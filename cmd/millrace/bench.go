@@ -355,7 +355,7 @@ func usedBy(s *millrace.Store) sizer {
 
 // orderBody is an order of three lines, as a shop's front end sends it.
 func orderBody(id string) []byte {
-	return []byte(`{"id":"` + id + `","customer_id":"c-1742","channel":"web","currency":"GBP","ship_to":{"name":"A. Customer","line1":"1 High Street","city":"London","postal_code":"N1 1AA","country":"GB"},` +
+	return []byte(`{"id":"` + id + `","customer_id":"c-1742","channel":"web","currency":"GBP","fulfilment":"manual","ship_to":{"name":"A. Customer","line1":"1 High Street","city":"London","postal_code":"N1 1AA","country":"GB"},` +
 		`"lines":[{"sku":"85123A","description":"WHITE HANGING HEART T-LIGHT HOLDER","quantity":6,"unit_price":"2.55"},` +
 		`{"sku":"71053","description":"WHITE METAL LANTERN","quantity":6,"unit_price":"3.39"},` +
 		`{"sku":"84406B","description":"CREAM CUPID HEARTS COAT HANGER","quantity":8,"unit_price":"2.75"}]}`)

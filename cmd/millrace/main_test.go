@@ -447,5 +447,5 @@ func aLine(sku string, quantity int, price string) string {
 func anOrder(id string) []byte { return anOrderOf("c-17", id) }
 
 func anOrderOf(customer, id string) []byte {
-	return []byte(`{"id":"` + id + `","customer_id":"` + customer + `","channel":"web","currency":"GBP","lines":[` + aLine("85123A", 6, "2.55") + `]}`)
+	return []byte(`{"id":"` + id + `","customer_id":"` + customer + `","channel":"web","currency":"GBP","fulfilment":"manual","lines":[` + aLine("85123A", 6, "2.55") + `]}`)
 }

@@ -32,7 +32,7 @@ func (n *node) resources() []httpapi.Resource {
 			Verbs: []httpapi.Verb{
 				{Name: "confirm", Command: "ConfirmOrder"}, {Name: "cancel", Command: "CancelOrder"}, {Name: "pay", Command: "MarkOrderPaid"},
 				{Name: "pack", Command: "PackOrder"}, {Name: "ship", Command: "ShipOrder"}, {Name: "deliver", Command: "DeliverOrder"},
-				{Name: "return", Command: "ReturnOrder"},
+				{Name: "close", Command: "CloseOrder"}, {Name: "return", Command: "ReturnOrder"},
 			},
 			Model: n.projections.Model(order.ProjectionOrders), Table: order.OrdersTable.Table, Represent: represent,
 			Calls: []httpapi.Calls{{

@@ -19,7 +19,8 @@ type PlaceOrder struct {
 	Language   string        `json:"language,omitempty"` // of the notifications, as BCP 47 has it: de, en-GB
 	Channel    Channel       `json:"channel,omitempty"`  // defaults to web
 	Currency   string        `json:"currency"`
-	Fulfilment Fulfilment    `json:"fulfilment,omitempty"` // defaults to manual
+	Fulfilment Fulfilment    `json:"fulfilment,omitempty"` // defaults to auto
+	Backorder  Backorder     `json:"backorder,omitempty"`  // defaults to reject
 	PlacedAt   *time.Time    `json:"placed_at,omitempty"`  // defaults to the time of acceptance
 	ShipTo     *Address      `json:"ship_to,omitempty"`
 	Lines      []LineRequest `json:"lines"`
@@ -40,14 +41,23 @@ type ChangeOrder struct {
 }
 
 // ConfirmOrder confirms an order.
-type ConfirmOrder struct{}
+type ConfirmOrder struct {
+	// Version, where it is given, is the order's version that the sender has seen: lines that were changed since are not
+	// confirmed by it.
+	Version uint64 `json:"version,omitzero"`
+}
 
 // CancelOrder cancels an order of which nothing is shipped.
 type CancelOrder struct {
 	Reason string `json:"reason"`
 }
 
-// MarkOrderPaid says that the order's total was paid.
+// CloseOrder gives up what was not shipped of an order that is partly shipped.
+type CloseOrder struct {
+	Reason string `json:"reason"`
+}
+
+// MarkOrderPaid says that the order's total was paid, by other means than the gateway.
 type MarkOrderPaid struct {
 	Reference string `json:"reference,omitempty"`
 	// Amount, where it is given, must equal the total.
@@ -71,6 +81,8 @@ type DeliverOrder struct{}
 type ReturnOrder struct {
 	Lines  []QuantityRequest `json:"lines,omitempty"`
 	Reason string            `json:"reason,omitempty"`
+	// Restock says whether the goods can be sold again. Defaults to true.
+	Restock *bool `json:"restock,omitempty"`
 }
 
 // QuantityRequest names a quantity of one line. Lines are counted from 1.
@@ -96,6 +108,11 @@ func (c *PlaceOrder) Validate() []millrace.FieldError {
 	default:
 		f.add("/fulfilment", "must be manual or auto")
 	}
+	switch c.Backorder {
+	case "", BackorderReject, BackorderWait, BackorderSplit:
+	default:
+		f.add("/backorder", "must be reject, wait or split")
+	}
 	f.currency("/currency", c.Currency)
 	f.time("/placed_at", c.PlacedAt)
 	f.address(c.ShipTo)
@@ -118,6 +135,13 @@ func (c *ChangeOrder) Validate() []millrace.FieldError {
 
 // Validate checks the form.
 func (c *CancelOrder) Validate() []millrace.FieldError {
+	var f faults
+	f.text("/reason", c.Reason, MaxReason, true)
+	return f
+}
+
+// Validate checks the form.
+func (c *CloseOrder) Validate() []millrace.FieldError {
 	var f faults
 	f.text("/reason", c.Reason, MaxReason, true)
 	return f

@@ -24,6 +24,9 @@ func TestContracts(t *testing.T) {
 	place := told{"PlaceOrder", `{"id":"42","customer_id":"c-17","channel":"phone","currency":"GBP","fulfilment":"manual","placed_at":"2010-12-01T08:20:00.25+01:00","email":"ann@example.org","language":"en-GB",` +
 		`"ship_to":{"name":"Goods in","line1":"1 Mill Lane","city":"York","postal_code":"YO1 7HH","country":"United Kingdom"},` +
 		`"lines":[{"sku":"85123A","description":"HOLDER \"T-LIGHT\" é <&>","quantity":6,"unit_price":"2.55"},{"sku":"POST","quantity":1,"unit_price":"0.333333"}]}`}
+	record := func(name, kind, status string) told {
+		return told{"RecordPayment", `{"name":"` + name + `","kind":"` + kind + `","status":"` + status + `","payment":"p-1","amount":{"amount":"2.00","currency":"GBP"},"code":"no"}`}
+	}
 	short := told{"PlaceOrder", `{"currency":"KWD","lines":[{"sku":"M","quantity":3,"unit_price":"0.0005"}]}`}
 	plain := func(typ string) told { return told{typ, `{}`} }
 	millracetest.CheckDomain(t, order.Domains(), []millracetest.Example{
@@ -40,6 +43,18 @@ func TestContracts(t *testing.T) {
 		history("returned", "order-43", short, plain("MarkOrderPaid"), plain("ConfirmOrder"), plain("PackOrder"), plain("ShipOrder"), plain("ReturnOrder"), plain("DeliverOrder")),
 		history("cancelled", "order-44", short, told{"MarkOrderPaid", `{"reference":"p-1"}`}, told{"CancelOrder", `{"reason":"changed my mind"}`}, told{"CancelOrder", `{"reason":"again"}`}),
 		history("not paid and cancelled", "order-45", short, told{"CancelOrder", `{"reason":"changed my mind"}`}, plain("PackOrder")),
+		history("in parts, the rest given up", "order-47",
+			told{"PlaceOrder", `{"fulfilment":"auto","backorder":"split","currency":"GBP","lines":[{"sku":"A","quantity":2,"unit_price":"0.50"},{"sku":"B","quantity":1,"unit_price":"1"}]}`},
+			told{"ConfirmOrder", `{"version":1}`}, plain("PackOrder"), told{"ShipOrder", `{"lines":[{"line":1,"quantity":1}]}`},
+			told{"CloseOrder", `{"reason":"sold out"}`}, told{"CloseOrder", `{"reason":"sold out"}`}, plain("DeliverOrder"),
+			told{"ReturnOrder", `{"restock":false}`}, told{"CloseOrder", `{"reason":"sold out"}`}),
+		history("paid at the gateway", "order-48",
+			told{"PlaceOrder", `{"currency":"GBP","lines":[{"sku":"A","quantity":2,"unit_price":"1"}]}`},
+			told{"ChangeOrder", `{"lines":[{"sku":"A","quantity":1,"unit_price":"2"}]}`}, told{"ConfirmOrder", `{"version":1}`},
+			record("authorise-1", "authorise", "declined"), record("authorise-2", "authorise", "approved"), record("void-1", "void", "approved"),
+			record("authorise-3", "authorise", "approved"), plain("ConfirmOrder"), plain("PackOrder"), plain("ShipOrder"), plain("DeliverOrder"),
+			record("capture-1", "capture", "declined"), record("capture-2", "capture", "approved"), record("capture-2", "capture", "approved"),
+			record("refund-1", "refund", "approved"), told{"RecordPayment", `{"name":"refund-2","kind":"refund","status":"approved","amount":{"amount":"2","currency":"JPY"}}`}),
 		history("never placed", "order-46", plain("ConfirmOrder"), place),
 		history("stock", "stock-85123A",
 			told{"ReserveStock", `{"reservation":"r-0","quantity":1}`}, told{"ReceiveStock", `{"quantity":100,"reference":"d-1"}`},
@@ -47,6 +62,8 @@ func TestContracts(t *testing.T) {
 			told{"ReserveStock", `{"reservation":"r-3","quantity":1}`}, told{"ReserveStock", `{"reservation":"r-3","quantity":2}`},
 			told{"ReserveStock", `{"reservation":"r-4","quantity":1000}`}, told{"CommitStock", `{"reservation":"r-1"}`},
 			told{"ReleaseStock", `{"reservation":"r-2"}`}, told{"ReleaseStock", `{"reservation":"r-9"}`}, told{"CommitStock", `{"reservation":"r-9"}`},
+			told{"ReserveStock", `{"reservation":"order-1/1","quantity":6}`}, told{"CommitStock", `{"reservation":"order-1/1","quantity":2}`},
+			told{"ReleaseStock", `{"reservation":"order-1/1","quantity":3}`}, told{"CommitStock", `{"reservation":"order-1/1","quantity":2}`},
 			told{"AdjustStock", `{"delta":-2,"reason":"broken"}`}, told{"AdjustStock", `{"delta":-1000,"reason":"a count"}`}, told{"ReceiveStock", `{"quantity":5}`}),
 		history("a return", "return-7",
 			told{"RecordReturn", `{"id":"7","customer_id":"c-17","currency":"EUR","returned_at":"2010-12-02T09:00:00Z","reason":"chipped","original_order_id":"42","lines":[{"sku":"85123A","quantity":2,"unit_price":"2.55"}]}`},

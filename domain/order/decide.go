@@ -21,19 +21,20 @@ const (
 	CodeOrderNotShippable   = "order_not_shippable"
 	CodeOrderNotDeliverable = "order_not_deliverable"
 	CodeOrderNotReturnable  = "order_not_returnable"
+	CodeOrderNotClosable    = "order_not_closable"
+	CodeLinesChanged        = "lines_changed"
 
 	CodeQuantityNotShippable  = "quantity_not_shippable"
 	CodeQuantityNotReturnable = "quantity_not_returnable"
 	CodeTooManyShipments      = "too_many_shipments"
 
-	CodeLineInvalid           = "line_invalid"
-	CodeLineUnknown           = "line_unknown"
-	CodeTotalTooLarge         = "total_too_large"
-	CodeAmountMismatch        = "amount_mismatch"
-	CodeFulfilmentUnavailable = "fulfilment_unavailable"
-	CodeIDMismatch            = "id_mismatch"
-	CodeIDInvalid             = "id_invalid"
-	CodeCurrencyInvalid       = "currency_invalid"
+	CodeLineInvalid     = "line_invalid"
+	CodeLineUnknown     = "line_unknown"
+	CodeTotalTooLarge   = "total_too_large"
+	CodeAmountMismatch  = "amount_mismatch"
+	CodeIDMismatch      = "id_mismatch"
+	CodeIDInvalid       = "id_invalid"
+	CodeCurrencyInvalid = "currency_invalid"
 )
 
 func rule(code, detail string, errors ...millrace.FieldError) *millrace.Refusal {
@@ -65,13 +66,17 @@ func decideOrder(o *Order, command any, at time.Time) ([]any, *millrace.Refusal)
 	case *ChangeOrder:
 		return o.change(c, at)
 	case *ConfirmOrder:
-		return o.step(StatusPlaced, StatusConfirmed, &OrderConfirmed{At: at}, CodeOrderNotConfirmable, "confirmed")
+		return o.confirm(c, at)
 	case *PackOrder:
 		return o.step(StatusConfirmed, StatusPacked, &OrderPacked{At: at}, CodeOrderNotPackable, "packed")
 	case *CancelOrder:
 		return o.cancel(c, at)
+	case *CloseOrder:
+		return o.close(c, at)
 	case *MarkOrderPaid:
 		return o.pay(c, at)
+	case *RecordPayment:
+		return o.record(c, at)
 	case *ShipOrder:
 		return o.shipments(c, at)
 	case *DeliverOrder:
@@ -100,13 +105,16 @@ func (o *Order) place(c *PlaceOrder, at time.Time) ([]any, *millrace.Refusal) {
 	}
 	e := &OrderPlaced{
 		At: at, CustomerID: c.CustomerID, Email: c.Email, Language: c.Language, Channel: c.Channel, Fulfilment: c.Fulfilment,
-		PlacedAt: at, ShipTo: c.ShipTo,
+		Backorder: c.Backorder, PlacedAt: at, ShipTo: c.ShipTo,
 	}
 	if e.Channel == "" {
 		e.Channel = ChannelWeb
 	}
 	if e.Fulfilment == "" {
-		e.Fulfilment = FulfilmentManual
+		e.Fulfilment = FulfilmentAuto
+	}
+	if e.Backorder == BackorderReject {
+		e.Backorder = ""
 	}
 	if e.ShipTo != nil && *e.ShipTo == (Address{}) {
 		e.ShipTo = nil
@@ -123,10 +131,6 @@ func (o *Order) place(c *PlaceOrder, at time.Time) ([]any, *millrace.Refusal) {
 	}
 	if detail := IDFault(o.ID); detail != "" {
 		return nil, rule(CodeIDInvalid, "the order's id "+detail)
-	}
-	if e.Fulfilment != FulfilmentManual {
-		return nil, rule(CodeFulfilmentUnavailable, "automatic fulfilment is not available",
-			millrace.FieldError{Pointer: "/fulfilment", Detail: "must be manual"})
 	}
 	if refusal != nil {
 		return nil, refusal
@@ -150,7 +154,7 @@ func (o *Order) holds(e *OrderPlaced, timed bool) bool {
 		to = *e.ShipTo
 	}
 	return o.CustomerID == e.CustomerID && o.Email == e.Email && o.Language == e.Language && o.Channel == e.Channel && o.Currency == e.Currency &&
-		o.Fulfilment == e.Fulfilment && (!timed || o.PlacedAt.Equal(e.PlacedAt)) && o.Address() == to && o.hasLines(e.Lines)
+		o.Fulfilment == e.Fulfilment && o.Backorder == e.Backorder && (!timed || o.PlacedAt.Equal(e.PlacedAt)) && o.Address() == to && o.hasLines(e.Lines)
 }
 
 func (o *Order) hasLines(lines []OrderedLine) bool {
@@ -197,6 +201,24 @@ func (o *Order) change(c *ChangeOrder, at time.Time) ([]any, *millrace.Refusal) 
 	return events, nil
 }
 
+func (o *Order) confirm(c *ConfirmOrder, at time.Time) ([]any, *millrace.Refusal) {
+	if o.Status == StatusPlaced && c.Version != 0 && o.LinesVersion > c.Version {
+		return nil, conflict(CodeLinesChanged, "the lines were changed since that version")
+	}
+	return o.step(StatusPlaced, StatusConfirmed, &OrderConfirmed{At: at}, CodeOrderNotConfirmable, "confirmed")
+}
+
+func (o *Order) close(c *CloseOrder, at time.Time) ([]any, *millrace.Refusal) {
+	switch {
+	case !o.ClosedAt.IsZero():
+		return nil, nil
+	case o.Status != StatusPartlyShipped:
+		return nil, o.wrongStatus(CodeOrderNotClosable, "closed")
+	}
+	lines := o.everything((*Line).unshipped)
+	return []any{&OrderClosed{At: at, Reason: c.Reason, Lines: lines, Refund: o.share(lines)}}, nil
+}
+
 func (o *Order) cancel(c *CancelOrder, at time.Time) ([]any, *millrace.Refusal) {
 	switch o.Status {
 	case StatusCancelled:
@@ -240,7 +262,7 @@ func (o *Order) shipments(c *ShipOrder, at time.Time) ([]any, *millrace.Refusal)
 	case len(o.Shipments) == MaxShipments:
 		return nil, conflict(CodeTooManyShipments, "the order has as many shipments as it can have")
 	}
-	lines, whole, refusal := o.pick(c.Lines, func(l *Line) int64 { return l.Quantity - l.Shipped },
+	lines, whole, refusal := o.pick(c.Lines, (*Line).unshipped,
 		CodeQuantityNotShippable, "more than is left to ship")
 	if refusal != nil {
 		return nil, refusal
@@ -287,9 +309,7 @@ func (o *Order) giveBack(c *ReturnOrder, at time.Time) ([]any, *millrace.Refusal
 	if refusal != nil {
 		return nil, refusal
 	}
-	refund := money.Amount{Currency: o.Currency}
-	for _, q := range lines {
-		refund.Minor += o.Lines[q.Line-1].refund(q.Quantity) // at most the total
-	}
-	return []any{&OrderReturned{At: at, Reason: c.Reason, Lines: lines, Whole: whole, Refund: refund}}, nil
+	return []any{&OrderReturned{
+		At: at, Reason: c.Reason, Lines: lines, Whole: whole, Scrapped: c.Restock != nil && !*c.Restock, Refund: o.share(lines),
+	}}, nil
 }

@@ -63,12 +63,22 @@ func (l *OrderedLine) fill(r *LineRequest, n int, c money.Currency) (amount mone
 	return amount, "", ""
 }
 
-// refund is what the next pieces that come back were sold for. It is the difference of two rounded shares, so that
-// all refunds of a line add up to its total.
+// share is what quantities of lines were sold for that come back or are given up.
+func (o *Order) share(lines []LineQuantity) money.Amount {
+	share := money.Amount{Currency: o.Currency}
+	for _, q := range lines {
+		share.Minor += o.Lines[q.Line-1].refund(q.Quantity) // at most the total
+	}
+	return share
+}
+
+// refund is what the next pieces that come back or are given up were sold for. It is the difference of two rounded shares, so
+// that all refunds of a line add up to its total.
 func (l *Line) refund(quantity int64) int64 {
 	total := money.Amount{Minor: l.LineTotal.Minor}
-	after, _ := total.Share(l.Returned+quantity, l.Quantity) // a share of what fits fits
-	before, _ := total.Share(l.Returned, l.Quantity)
+	gone := l.Dropped + l.Returned
+	after, _ := total.Share(gone+quantity, l.Quantity) // a share of what fits fits
+	before, _ := total.Share(gone, l.Quantity)
 	return after.Minor - before.Minor
 }
 

@@ -10,7 +10,7 @@ import (
 
 type step struct{ typ, body string }
 
-const placeBody = `{"customer_id":"c-17","currency":"GBP","ship_to":{"name":"Goods in","line1":"1 Mill Lane","city":"York"},` +
+const placeBody = `{"customer_id":"c-17","currency":"GBP","fulfilment":"manual","ship_to":{"name":"Goods in","line1":"1 Mill Lane","city":"York"},` +
 	`"lines":[{"sku":"85123A","description":"LANTERN","quantity":3,"unit_price":"2.55"},{"sku":"POST","quantity":1,"unit_price":"1"}]}`
 
 var (
@@ -24,7 +24,18 @@ var (
 	returnPart   = step{"ReturnOrder", `{"lines":[{"line":1,"quantity":1}],"reason":"broken"}`}
 	returnAll    = step{"ReturnOrder", `{}`}
 	cancelOrder  = step{"CancelOrder", `{"reason":"changed my mind"}`}
+	closeOrder   = step{"CloseOrder", `{"reason":"sold out"}`}
+	authorise    = recordPayment("authorise-1", "authorise", "approved", "8.65")
+	capture      = recordPayment("capture-1", "capture", "approved", "8.65")
+	voidPayment  = recordPayment("void-1", "void", "approved", "8.65")
+	refundPart   = recordPayment("refund-1", "refund", "approved", "2.55")
+	declined     = recordPayment("authorise-1", "authorise", "declined", "8.65")
 )
+
+func recordPayment(name, kind, status, amount string) step {
+	return step{"RecordPayment", `{"name":"` + name + `","kind":"` + kind + `","status":"` + status + `","payment":"p-1",` +
+		`"amount":{"amount":"` + amount + `","currency":"GBP"}}`}
+}
 
 // The states of an order: each status, and within a status whatever makes a difference to a command.
 var orderStates = []struct {
@@ -34,15 +45,21 @@ var orderStates = []struct {
 	{"(nothing)", nil},
 	{"placed", []step{placeOrder}},
 	{"placed, paid", []step{placeOrder, payOrder}},
+	{"placed, lines changed", []step{placeOrder, {"ChangeOrder", `{"lines":[{"sku":"M","quantity":1,"unit_price":"2"}]}`}}},
+	{"placed, authorised", []step{placeOrder, authorise}},
+	{"placed, declined", []step{placeOrder, declined}},
 	{"confirmed", []step{placeOrder, confirmOrder}},
 	{"confirmed, paid", []step{placeOrder, confirmOrder, payOrder}},
 	{"packed", []step{placeOrder, confirmOrder, packOrder}},
 	{"partly_shipped", []step{placeOrder, confirmOrder, packOrder, shipPart}},
 	{"shipped", []step{placeOrder, confirmOrder, packOrder, shipAll}},
+	{"shipped, the rest given up", []step{placeOrder, confirmOrder, packOrder, shipPart, closeOrder}},
+	{"shipped, captured", []step{placeOrder, authorise, confirmOrder, packOrder, shipAll, capture}},
 	{"shipped, paid", []step{placeOrder, confirmOrder, packOrder, payOrder, shipAll}},
 	{"delivered", []step{placeOrder, confirmOrder, packOrder, shipAll, deliverOrder}},
 	{"completed", []step{placeOrder, confirmOrder, packOrder, shipAll, deliverOrder, payOrder}},
 	{"cancelled", []step{placeOrder, cancelOrder}},
+	{"cancelled, authorised", []step{placeOrder, authorise, cancelOrder}},
 	{"cancelled, paid", []step{placeOrder, payOrder, cancelOrder}},
 	{"partly_returned, on its way", []step{placeOrder, confirmOrder, packOrder, shipAll, returnPart}},
 	{"partly_returned, delivered", []step{placeOrder, confirmOrder, packOrder, shipAll, deliverOrder, returnPart}},
@@ -59,15 +76,24 @@ var orderCommands = []struct {
 	{"change lines", step{"ChangeOrder", `{"lines":[{"sku":"M","quantity":2,"unit_price":"0.005"}]}`}},
 	{"change address", step{"ChangeOrder", `{"ship_to":{"city":"Leeds"}}`}},
 	{"confirm", confirmOrder},
+	{"confirm version 1", step{"ConfirmOrder", `{"version":1}`}},
+	{"confirm version 2", step{"ConfirmOrder", `{"version":2}`}},
 	{"cancel", cancelOrder},
 	{"pay", payOrder},
 	{"pay, other reference", step{"MarkOrderPaid", `{"reference":"p-2"}`}},
 	{"pay, wrong amount", step{"MarkOrderPaid", `{"amount":{"amount":"1.00","currency":"GBP"}}`}},
+	{"authorised", authorise},
+	{"declined", declined},
+	{"captured", capture},
+	{"voided", voidPayment},
+	{"refunded", refundPart},
 	{"pack", packOrder},
 	{"ship", shipAll},
 	{"ship one of line 1", shipPart},
+	{"close", closeOrder},
 	{"deliver", deliverOrder},
 	{"return", returnAll},
+	{"return to scrap", step{"ReturnOrder", `{"restock":false}`}},
 	{"return one of line 1", returnPart},
 }
 
@@ -104,6 +130,9 @@ var stockStates = []struct {
 	{"(nothing)", nil},
 	{"10 on hand", []step{{"ReceiveStock", `{"quantity":10}`}}},
 	{"10 on hand, 4 reserved as r-1", []step{{"ReceiveStock", `{"quantity":10}`}, {"ReserveStock", `{"reservation":"r-1","quantity":4}`}}},
+	{"10 on hand, 4 reserved as r-1, 1 committed", []step{
+		{"ReceiveStock", `{"quantity":10}`}, {"ReserveStock", `{"reservation":"r-1","quantity":4}`}, {"CommitStock", `{"reservation":"r-1","quantity":1}`},
+	}},
 	{"r-1 released", []step{
 		{"ReceiveStock", `{"quantity":10}`}, {"ReserveStock", `{"reservation":"r-1","quantity":4}`}, {"ReleaseStock", `{"reservation":"r-1"}`},
 	}},
@@ -129,7 +158,11 @@ var stockCommands = []struct {
 	{"reserve 6 as r-2", step{"ReserveStock", `{"reservation":"r-2","quantity":6}`}},
 	{"reserve 11 as r-2", step{"ReserveStock", `{"reservation":"r-2","quantity":11}`}},
 	{"release r-1", step{"ReleaseStock", `{"reservation":"r-1"}`}},
+	{"release 3 of r-1", step{"ReleaseStock", `{"reservation":"r-1","quantity":3}`}},
+	{"release 0 of r-1", step{"ReleaseStock", `{"reservation":"r-1","quantity":0}`}},
 	{"commit r-1", step{"CommitStock", `{"reservation":"r-1"}`}},
+	{"commit 3 of r-1", step{"CommitStock", `{"reservation":"r-1","quantity":3}`}},
+	{"commit 5 of r-1", step{"CommitStock", `{"reservation":"r-1","quantity":5}`}},
 }
 
 // TestEveryStockStateAndCommand is the same for stock, with the levels after both.
@@ -238,7 +271,7 @@ func TestRefusedLines(t *testing.T) {
 
 func TestPlacing(t *testing.T) {
 	for _, c := range []struct{ name, stream, body, want string }{
-		{"auto", "order-1", `{"fulfilment":"auto","currency":"GBP","lines":[{"sku":"M","quantity":1,"unit_price":"1"}]}`, "422 fulfilment_unavailable"},
+		{"auto", "order-1", `{"fulfilment":"auto","backorder":"split","currency":"GBP","lines":[{"sku":"M","quantity":1,"unit_price":"1"}]}`, "OrderPlaced"},
 		{"another id", "order-1", `{"id":"2","currency":"GBP","lines":[{"sku":"M","quantity":1,"unit_price":"1"}]}`, "422 id_mismatch"},
 		{"its id", "order-1", `{"id":"1","currency":"GBP","lines":[{"sku":"M","quantity":1,"unit_price":"1"}]}`, "OrderPlaced"},
 		{"an id with hyphens", "order-online-retail-536365", `{"id":"online-retail-536365","currency":"GBP","lines":[{"sku":"M","quantity":1,"unit_price":"1"}]}`, "OrderPlaced"},

@@ -19,6 +19,10 @@ func fulfilment(s *jsonfast.Scanner) Fulfilment {
 	return jsonfast.Word(s, FulfilmentManual, FulfilmentAuto)
 }
 
+func backorder(s *jsonfast.Scanner) Backorder {
+	return jsonfast.Word(s, BackorderReject, BackorderWait, BackorderSplit)
+}
+
 func channel(s *jsonfast.Scanner) Channel {
 	return jsonfast.Word(s, ChannelWeb, ChannelPOS, ChannelPhone, ChannelImport)
 }
@@ -127,6 +131,8 @@ func (c *PlaceOrder) DecodeJSON(data []byte) bool {
 			c.Currency = s.Text()
 		case "fulfilment":
 			c.Fulfilment = fulfilment(&s)
+		case "backorder":
+			c.Backorder = backorder(&s)
 		case "placed_at":
 			at := s.Time()
 			c.PlacedAt = &at
@@ -168,7 +174,16 @@ func lineRequests(s *jsonfast.Scanner) []LineRequest {
 }
 
 // DecodeJSON reads the common form of the command.
-func (*ConfirmOrder) DecodeJSON(data []byte) bool { return empty(data) }
+func (c *ConfirmOrder) DecodeJSON(data []byte) bool {
+	s := jsonfast.New(data)
+	for o := (jsonfast.Object{}); s.Next(&o); {
+		if string(o.Name) != "version" {
+			s.GiveUp()
+		}
+		c.Version = s.Uint64()
+	}
+	return s.Done()
+}
 
 // DecodeJSON reads the common form of the command.
 func (*PackOrder) DecodeJSON(data []byte) bool { return empty(data) }

@@ -26,6 +26,8 @@ func (e *OrderPlaced) DecodeJSON(data []byte) bool {
 			e.Currency = currency(&s)
 		case "fulfilment":
 			e.Fulfilment = fulfilment(&s)
+		case "backorder":
+			e.Backorder = backorder(&s)
 		case "placed_at":
 			e.PlacedAt = s.Time()
 		case "ship_to":
@@ -109,6 +111,8 @@ func (e *OrderPaid) DecodeJSON(data []byte) bool {
 		switch string(o.Name) {
 		case "at":
 			e.At = s.Time()
+		case "name":
+			e.Name = s.Text()
 		case "reference":
 			e.Reference = s.Text()
 		case "amount":
@@ -232,6 +236,16 @@ func (d *Order) laterMember(s *jsonfast.Scanner, name []byte) bool {
 		d.ReturnedAt = s.Time()
 	case "cancel_reason":
 		d.CancelReason = s.Text()
+	case "closed_at":
+		d.ClosedAt = s.Time()
+	case "close_reason":
+		d.CloseReason = s.Text()
+	case "backorder":
+		d.Backorder = backorder(s)
+	case "lines_version":
+		d.LinesVersion = s.Uint64()
+	case "payment":
+		d.Payment = paymentObject(s)
 	case "email":
 		d.Email = s.Text()
 	case "language":
@@ -259,6 +273,8 @@ func documentLines(s *jsonfast.Scanner) []Line {
 				l.Shipped = s.Int64()
 			case "returned":
 				l.Returned = s.Int64()
+			case "dropped":
+				l.Dropped = s.Int64()
 			default:
 				if !l.member(s, o.Name) {
 					s.GiveUp()

@@ -40,23 +40,32 @@ func (c *ReserveStock) DecodeJSON(data []byte) bool {
 	return s.Done()
 }
 
-// onlyReservation reads a command that says no more than which reservation it is about.
-func onlyReservation(data []byte, id *string) bool {
+// reservationPart reads a command that says which reservation it is about, and perhaps how much of it.
+func reservationPart(data []byte, id *string, quantity **int64) bool {
 	s := jsonfast.New(data)
 	for o := (jsonfast.Object{}); s.Next(&o); {
-		if string(o.Name) != "reservation" {
+		switch string(o.Name) {
+		case "reservation":
+			*id = s.Text()
+		case "quantity":
+			part := s.Int64()
+			*quantity = &part
+		default:
 			s.GiveUp()
 		}
-		*id = s.Text()
 	}
 	return s.Done()
 }
 
 // DecodeJSON reads the common form of the command.
-func (c *ReleaseStock) DecodeJSON(data []byte) bool { return onlyReservation(data, &c.Reservation) }
+func (c *ReleaseStock) DecodeJSON(data []byte) bool {
+	return reservationPart(data, &c.Reservation, &c.Quantity)
+}
 
 // DecodeJSON reads the common form of the command.
-func (c *CommitStock) DecodeJSON(data []byte) bool { return onlyReservation(data, &c.Reservation) }
+func (c *CommitStock) DecodeJSON(data []byte) bool {
+	return reservationPart(data, &c.Reservation, &c.Quantity)
+}
 
 // member reads a member of the levels and says whether it is one.
 func (l *Levels) member(s *jsonfast.Scanner, name []byte) bool {

@@ -50,36 +50,38 @@ var decoders = map[string]struct {
 	decode decoder
 	whole  string
 }{
-	"PlaceOrder": {decoderOf[PlaceOrder](), `{"id":"42","customer_id":"c-17","email":"a@example.org","language":"de-AT","channel":"phone","currency":"GBP","fulfilment":"auto",` +
+	"PlaceOrder": {decoderOf[PlaceOrder](), `{"id":"42","customer_id":"c-17","email":"a@example.org","language":"de-AT","channel":"phone","currency":"GBP","fulfilment":"auto","backorder":"split",` +
 		`"placed_at":"2010-12-01T08:26:00.25Z","ship_to":{"name":"Goods in","line1":"1 Mill Lane","city":"York","postal_code":"YO1 7HH","country":"UK"},` +
 		`"lines":[{"sku":"85123A","description":"WHITE \"HEART\"","quantity":6,"unit_price":"2.55"},{"sku":"M","quantity":-1,"unit_price":"0"}]}`},
-	"ConfirmOrder":  {decoderOf[ConfirmOrder](), `{}`},
+	"ConfirmOrder":  {decoderOf[ConfirmOrder](), `{"version":3}`},
 	"PackOrder":     {decoderOf[PackOrder](), `{}`},
 	"DeliverOrder":  {decoderOf[DeliverOrder](), `{}`},
 	"MarkOrderPaid": {decoderOf[MarkOrderPaid](), `{"reference":"p-1","amount":{"amount":"16.30","currency":"GBP"}}`},
 	"ShipOrder":     {decoderOf[ShipOrder](), `{"lines":[{"line":1,"quantity":4},{"line":2,"quantity":1}],"carrier":"Post","tracking_number":"T-1"}`},
 	"ReceiveStock":  {decoderOf[ReceiveStock](), `{"quantity":100,"reference":"d-1"}`},
 	"ReserveStock":  {decoderOf[ReserveStock](), `{"reservation":"r-1","quantity":6}`},
-	"ReleaseStock":  {decoderOf[ReleaseStock](), `{"reservation":"r-1"}`},
-	"CommitStock":   {decoderOf[CommitStock](), `{"reservation":"r-1"}`},
-	"OrderPlaced": {decoderOf[OrderPlaced](), `{"at":"2010-12-01T08:26:00Z","customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"manual",` +
+	"ReleaseStock":  {decoderOf[ReleaseStock](), `{"reservation":"r-1","quantity":2}`},
+	"CommitStock":   {decoderOf[CommitStock](), `{"reservation":"r-1","quantity":2}`},
+	"OrderPlaced": {decoderOf[OrderPlaced](), `{"at":"2010-12-01T08:26:00Z","customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"auto","backorder":"wait",` +
 		`"placed_at":"2010-12-01T08:26:00Z","ship_to":{"city":"Köln"},"lines":[{"line":1,"sku":"M","description":"x","quantity":6,"unit_price":"2.55",` +
 		`"line_total":"15.30"}],"units":6,"total":{"amount":"15.30","currency":"GBP"}}`},
 	"OrderConfirmed": {decoderOf[OrderConfirmed](), `{"at":"2010-12-01T08:26:00Z"}`},
 	"OrderPacked":    {decoderOf[OrderPacked](), `{"at":"2010-12-01T08:26:00Z"}`},
 	"OrderDelivered": {decoderOf[OrderDelivered](), `{"at":"2010-12-01T08:26:00Z"}`},
 	"OrderCompleted": {decoderOf[OrderCompleted](), `{"at":"2010-12-01T08:26:00Z"}`},
-	"OrderPaid":      {decoderOf[OrderPaid](), `{"at":"2010-12-01T08:26:00Z","reference":"p-1","amount":{"amount":"15.30","currency":"GBP"}}`},
+	"OrderPaid":      {decoderOf[OrderPaid](), `{"at":"2010-12-01T08:26:00Z","name":"capture-1","reference":"p-1","amount":{"amount":"15.30","currency":"GBP"}}`},
 	"OrderShipped": {decoderOf[OrderShipped](), `{"at":"2010-12-01T08:26:00Z","shipment":1,"lines":[{"line":1,"quantity":4}],"whole":false,` +
 		`"carrier":"Post","tracking_number":"T-1"}`},
 	"StockReserved":  {decoderOf[StockReserved](), wholeReservation},
 	"StockReleased":  {decoderOf[StockReleased](), wholeReservation},
 	"StockCommitted": {decoderOf[StockCommitted](), wholeReservation},
-	"Order": {decoderOf[Order](), `{"id":"42","status":"partly_returned","version":9,"customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"manual",` +
+	"Order": {decoderOf[Order](), `{"id":"42","status":"partly_returned","version":9,"customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"auto","backorder":"split","lines_version":2,` +
 		`"placed_at":"2010-12-01T08:26:00Z","updated_at":"2010-12-01T08:26:00Z","confirmed_at":"2010-12-01T08:26:00Z","paid_at":"2010-12-01T08:26:00Z",` +
 		`"packed_at":"2010-12-01T08:26:00Z","shipped_at":"2010-12-01T08:26:00Z","delivered_at":"2010-12-01T08:26:00Z","completed_at":"2010-12-01T08:26:00Z",` +
-		`"cancelled_at":"2010-12-01T08:26:00Z","returned_at":"2010-12-01T08:26:00Z","cancel_reason":"late","paid":true,"payment_reference":"p-1",` +
-		`"ship_to":{"name":"Goods in"},"lines":[{"line":1,"sku":"M","quantity":6,"unit_price":"2.55","line_total":"15.30","shipped":6,"returned":1}],"units":6,` +
+		`"cancelled_at":"2010-12-01T08:26:00Z","returned_at":"2010-12-01T08:26:00Z","closed_at":"2010-12-01T08:26:00Z","cancel_reason":"late","close_reason":"gone","paid":true,"payment_reference":"p-1",` +
+		`"payment":{"status":"captured","payment":"p-1","code":"no","authorised":{"amount":"15.30","currency":"GBP"},"captured":{"amount":"15.30","currency":"GBP"},` +
+		`"refunded":{"amount":"2.55","currency":"GBP"},"recorded":["authorise-1","capture-1"]},` +
+		`"ship_to":{"name":"Goods in"},"lines":[{"line":1,"sku":"M","quantity":6,"unit_price":"2.55","line_total":"15.30","shipped":5,"returned":1,"dropped":1}],"units":6,` +
 		`"total":{"amount":"15.30","currency":"GBP"},"refund":{"amount":"2.55","currency":"GBP"},` +
 		`"shipments":[{"shipment":1,"shipped_at":"2010-12-01T08:26:00Z","carrier":"Post","tracking_number":"T-1","lines":[{"line":1,"quantity":6}]}]}`},
 	"Day":   {decoderOf[Day](), `{"day":"2010-12-01","status":"placed","currency":"GBP","orders":1,"units":6,"amount":"15.30"}`},
@@ -231,7 +233,7 @@ func TestOwnFormIsFast(t *testing.T) {
 func (d drawer) bodies() map[string]any {
 	quantity, amount, at := d.int(), d.amount(), d.time()
 	place := &PlaceOrder{
-		d.text(), d.text(), d.text(), d.text(), Channel(d.text()), d.text(), Fulfilment(d.text()), nil, d.address(), make([]LineRequest, rapid.IntRange(0, 3).Draw(d.t, "n")),
+		d.text(), d.text(), d.text(), d.text(), Channel(d.text()), d.text(), Fulfilment(d.text()), Backorder(d.text()), nil, d.address(), make([]LineRequest, rapid.IntRange(0, 3).Draw(d.t, "n")),
 	}
 	for i := range place.Lines {
 		place.Lines[i] = LineRequest{d.text(), d.text(), &quantity, d.text()}
@@ -242,17 +244,18 @@ func (d drawer) bodies() map[string]any {
 	reserved := &StockReserved{d.time(), d.text(), d.int(), levels(d.int(), d.int())}
 	released, committed := StockReleased(*reserved), StockCommitted(*reserved)
 	return map[string]any{
-		"PlaceOrder": place, "ConfirmOrder": &ConfirmOrder{}, "PackOrder": &PackOrder{}, "DeliverOrder": &DeliverOrder{},
+		"PlaceOrder": place, "ConfirmOrder": &ConfirmOrder{uint64(rapid.IntRange(0, 9).Draw(d.t, "version"))}, //nolint:gosec // not negative
+		"PackOrder": &PackOrder{}, "DeliverOrder": &DeliverOrder{},
 		"MarkOrderPaid":  &MarkOrderPaid{d.text(), &amount},
 		"ShipOrder":      &ShipOrder{[]QuantityRequest{{1, &quantity}, {2, &quantity}}, d.text(), d.text()},
 		"ReceiveStock":   &ReceiveStock{&quantity, d.text()},
 		"ReserveStock":   &ReserveStock{d.text(), &quantity},
-		"ReleaseStock":   &ReleaseStock{d.text()},
-		"CommitStock":    &CommitStock{d.text()},
+		"ReleaseStock":   &ReleaseStock{d.text(), &quantity},
+		"CommitStock":    &CommitStock{d.text(), nil},
 		"OrderPlaced":    d.placed(),
 		"OrderConfirmed": &OrderConfirmed{d.time()}, "OrderPacked": &OrderPacked{d.time()},
 		"OrderDelivered": &OrderDelivered{d.time()}, "OrderCompleted": &OrderCompleted{d.time()},
-		"OrderPaid":     &OrderPaid{d.time(), d.text(), d.amount()},
+		"OrderPaid":     &OrderPaid{d.time(), d.text(), d.text(), d.amount()},
 		"OrderShipped":  &OrderShipped{d.time(), int(d.int()), d.quantities(), d.bool(), d.text(), d.text()},
 		"StockReserved": reserved, "StockReleased": &released, "StockCommitted": &committed,
 		"Order": d.order(),

@@ -14,8 +14,8 @@ const (
 
 // The versions of the states' forms: a change of a state or of its Evolve is a change of its number.
 const (
-	orderStateVersion  = 2
-	stockStateVersion  = 1
+	orderStateVersion  = 3
+	stockStateVersion  = 2
 	returnStateVersion = 1
 
 	notifiedStateVersion = 1
@@ -35,7 +35,9 @@ func orders() millrace.Domain[*Order] {
 			millrace.MessageOf[ChangeOrder]("ChangeOrder"),
 			millrace.MessageOf[ConfirmOrder]("ConfirmOrder"),
 			millrace.MessageOf[CancelOrder]("CancelOrder"),
+			millrace.MessageOf[CloseOrder]("CloseOrder"),
 			millrace.MessageOf[MarkOrderPaid]("MarkOrderPaid"),
+			millrace.MessageOf[RecordPayment]("RecordPayment"),
 			millrace.MessageOf[PackOrder]("PackOrder"),
 			millrace.MessageOf[ShipOrder]("ShipOrder"),
 			millrace.MessageOf[DeliverOrder]("DeliverOrder"),
@@ -47,7 +49,12 @@ func orders() millrace.Domain[*Order] {
 			millrace.MessageOf[OrderAddressChanged]("OrderAddressChanged"),
 			millrace.MessageOf[OrderConfirmed]("OrderConfirmed"),
 			millrace.MessageOf[OrderCancelled]("OrderCancelled"),
+			millrace.MessageOf[OrderClosed]("OrderClosed"),
 			millrace.MessageOf[OrderPaid]("OrderPaid"),
+			millrace.MessageOf[OrderPaymentAuthorised]("OrderPaymentAuthorised"),
+			millrace.MessageOf[OrderPaymentDeclined]("OrderPaymentDeclined"),
+			millrace.MessageOf[OrderPaymentVoided]("OrderPaymentVoided"),
+			millrace.MessageOf[OrderRefunded]("OrderRefunded"),
 			millrace.MessageOf[OrderPacked]("OrderPacked"),
 			millrace.MessageOf[OrderShipped]("OrderShipped"),
 			millrace.MessageOf[OrderDelivered]("OrderDelivered"),

@@ -64,7 +64,7 @@ func (d drawer) quantities() []LineQuantity {
 
 func (d drawer) placed() *OrderPlaced {
 	return &OrderPlaced{
-		d.time(), d.text(), d.text(), d.text(), Channel(d.text()), d.currency, Fulfilment(d.text()), d.time(), d.address(), d.lines(), d.int(), d.amount(),
+		d.time(), d.text(), d.text(), d.text(), Channel(d.text()), d.currency, Fulfilment(d.text()), Backorder(d.text()), d.time(), d.address(), d.lines(), d.int(), d.amount(),
 	}
 }
 
@@ -74,11 +74,16 @@ func (d drawer) order() *Order {
 		Channel: Channel(d.text()), Currency: d.currency, Fulfilment: Fulfilment(d.text()), PlacedAt: d.time(), UpdatedAt: d.time(),
 		ConfirmedAt: d.timeOrNone(), PaidAt: d.timeOrNone(), PackedAt: d.timeOrNone(), ShippedAt: d.timeOrNone(),
 		DeliveredAt: d.timeOrNone(), CompletedAt: d.timeOrNone(), CancelledAt: d.timeOrNone(), ReturnedAt: d.timeOrNone(),
+		Backorder: Backorder(d.text()), LinesVersion: uint64(rapid.IntRange(0, 3).Draw(d.t, "lines version")), //nolint:gosec // not negative
+		ClosedAt: d.timeOrNone(), CloseReason: d.text(), Payment: d.payment(),
 		CancelReason: d.text(), Paid: d.bool(), PaymentReference: d.text(), ShipTo: d.address(), Lines: stateLines(d.lines()),
 		Units: d.int(), Total: d.amount(),
 	}
 	for i := range o.Lines {
 		o.Lines[i].Shipped, o.Lines[i].Returned = d.int(), d.int()
+		if d.bool() {
+			o.Lines[i].Dropped = d.int()
+		}
 	}
 	if d.bool() {
 		o.Refund = d.amount()
@@ -87,4 +92,22 @@ func (d drawer) order() *Order {
 		o.Shipments = append(o.Shipments, Shipment{i + 1, d.time(), d.text(), d.text(), d.quantities()})
 	}
 	return o
+}
+
+func (d drawer) amountOrNone() money.Amount {
+	if d.bool() {
+		return money.Amount{}
+	}
+	return d.amount()
+}
+
+func (d drawer) payment() *Payment {
+	if d.bool() {
+		return nil
+	}
+	p := &Payment{PaymentStatus(d.text()), d.text(), d.text(), d.amountOrNone(), d.amountOrNone(), d.amountOrNone(), nil}
+	for range rapid.IntRange(0, 3).Draw(d.t, "recorded") {
+		p.Recorded = append(p.Recorded, d.text())
+	}
+	return p
 }

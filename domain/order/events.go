@@ -18,6 +18,7 @@ type OrderPlaced struct {
 	Channel    Channel        `json:"channel"`
 	Currency   money.Currency `json:"currency"`
 	Fulfilment Fulfilment     `json:"fulfilment"`
+	Backorder  Backorder      `json:"backorder,omitempty"` // absent for reject
 	PlacedAt   time.Time      `json:"placed_at"`
 	ShipTo     *Address       `json:"ship_to,omitempty"`
 	Lines      []OrderedLine  `json:"lines"`
@@ -64,7 +65,10 @@ type OrderCancelled struct {
 
 // OrderPaid: the total was paid.
 type OrderPaid struct {
-	At        time.Time    `json:"at"`
+	At time.Time `json:"at"`
+	// Name is that of the call by which it was captured at the gateway, and Reference is then the gateway's name for the
+	// payment; without a name it was paid by other means.
+	Name      string       `json:"name,omitempty"`
 	Reference string       `json:"reference,omitempty"`
 	Amount    money.Amount `json:"amount"`
 }
@@ -90,6 +94,15 @@ type LineQuantity struct {
 	Quantity int64 `json:"quantity"`
 }
 
+// OrderClosed: what was not shipped is given up.
+type OrderClosed struct {
+	At     time.Time      `json:"at"`
+	Reason string         `json:"reason"`
+	Lines  []LineQuantity `json:"lines"` // what is given up
+	// Refund is what these goods were sold for, whether it was paid yet or not.
+	Refund money.Amount `json:"refund"`
+}
+
 // OrderDelivered: everything that was not sent back has arrived.
 type OrderDelivered struct {
 	At time.Time `json:"at"`
@@ -105,7 +118,9 @@ type OrderReturned struct {
 	At     time.Time      `json:"at"`
 	Reason string         `json:"reason,omitempty"`
 	Lines  []LineQuantity `json:"lines"`
-	Whole  bool           `json:"whole"` // everything is back
+	Whole  bool           `json:"whole"` // everything that was shipped is back
+	// Scrapped says that the goods cannot be sold again.
+	Scrapped bool `json:"scrapped,omitzero"`
 	// Refund is what these goods were sold for, whether it was paid yet or not.
 	Refund money.Amount `json:"refund"`
 }

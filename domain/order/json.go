@@ -36,6 +36,12 @@ func (o *object) int(literal string, v int64) {
 	o.dst = strconv.AppendInt(append(o.dst, literal...), v, 10)
 }
 
+func (o *object) intIf(literal string, v int64) {
+	if v != 0 {
+		o.int(literal, v)
+	}
+}
+
 func (o *object) uint(literal string, v uint64) {
 	o.dst = strconv.AppendUint(append(o.dst, literal...), v, 10)
 }
@@ -138,6 +144,7 @@ func (e *OrderPlaced) AppendJSON(dst []byte) []byte {
 	o.string(`,"channel":`, string(e.Channel))
 	o.currency(e.Currency)
 	o.string(`,"fulfilment":`, string(e.Fulfilment))
+	o.stringIf(`,"backorder":`, string(e.Backorder))
 	o.time(`,"placed_at":`, e.PlacedAt)
 	o.address(`,"ship_to":`, e.ShipTo)
 	o.name(`,"lines":`)
@@ -161,19 +168,26 @@ func (d *Order) AppendJSON(dst []byte) []byte {
 		o.currency(d.Currency)
 	}
 	o.string(`,"fulfilment":`, string(d.Fulfilment))
+	o.stringIf(`,"backorder":`, string(d.Backorder))
+	if d.LinesVersion != 0 {
+		o.uint(`,"lines_version":`, d.LinesVersion)
+	}
 	o.time(`,"placed_at":`, d.PlacedAt)
 	o.time(`,"updated_at":`, d.UpdatedAt)
 	o.timeIf(`,"confirmed_at":`, d.ConfirmedAt)
 	o.timeIf(`,"paid_at":`, d.PaidAt)
 	o.timeIf(`,"packed_at":`, d.PackedAt)
 	o.timeIf(`,"shipped_at":`, d.ShippedAt)
+	o.timeIf(`,"closed_at":`, d.ClosedAt)
 	o.timeIf(`,"delivered_at":`, d.DeliveredAt)
 	o.timeIf(`,"completed_at":`, d.CompletedAt)
 	o.timeIf(`,"cancelled_at":`, d.CancelledAt)
 	o.timeIf(`,"returned_at":`, d.ReturnedAt)
 	o.stringIf(`,"cancel_reason":`, d.CancelReason)
+	o.stringIf(`,"close_reason":`, d.CloseReason)
 	o.bool(`,"paid":`, d.Paid)
 	o.stringIf(`,"payment_reference":`, d.PaymentReference)
+	o.payment(d.Payment)
 	o.address(`,"ship_to":`, d.ShipTo)
 	o.name(`,"lines":[`)
 	for i := range d.Lines {
@@ -183,6 +197,7 @@ func (d *Order) AppendJSON(dst []byte) []byte {
 		o.dst = d.Lines[i].head(o.dst)
 		o.int(`,"shipped":`, d.Lines[i].Shipped)
 		o.int(`,"returned":`, d.Lines[i].Returned)
+		o.intIf(`,"dropped":`, d.Lines[i].Dropped)
 		o.name("}")
 	}
 	o.int(`],"units":`, d.Units)

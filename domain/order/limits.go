@@ -3,8 +3,10 @@ package order
 // Limits. Lengths of ids are in bytes, because they stand in stream names and index keys; lengths of texts are in
 // characters.
 const (
-	// MaxID bounds the ids of orders, returns, customers and reservations: a stream name has room for 200 bytes.
+	// MaxID bounds the ids of orders, returns and customers: a stream name has room for 200 bytes.
 	MaxID = 100
+	// MaxReservationID bounds the ids of reservations: room for the stream of an order and a number behind it.
+	MaxReservationID = 120
 	// MaxSKU bounds an SKU. The longest that are in use (GTIN, DPCI, vendor codes with variants) stay below 50.
 	MaxSKU = 64
 	// MaxDescription bounds the description of a line: a sentence or two.

@@ -53,6 +53,17 @@ const (
 	FulfilmentAuto   Fulfilment = "auto"
 )
 
+// Backorder says what becomes of an order with fulfilment auto when stock is short.
+type Backorder string
+
+// The kinds of backorder. Reject has the order be cancelled, Wait has it wait until all is there, Split has what there is be
+// shipped and the rest later.
+const (
+	BackorderReject Backorder = "reject"
+	BackorderWait   Backorder = "wait"
+	BackorderSplit  Backorder = "split"
+)
+
 // Address is where an order goes. Every part may be missing, but not all of them.
 type Address struct {
 	Name       string `json:"name,omitempty"`
@@ -74,21 +85,27 @@ type Order struct {
 	Channel    Channel        `json:"channel"`
 	Currency   money.Currency `json:"currency,omitzero"` // the zero of an order that was never placed
 	Fulfilment Fulfilment     `json:"fulfilment"`
+	Backorder  Backorder      `json:"backorder,omitempty"` // absent for reject
+	// LinesVersion is the version that the lines were last changed with; absent for lines as they were placed.
+	LinesVersion uint64 `json:"lines_version,omitzero"`
 
 	PlacedAt    time.Time `json:"placed_at"`
 	UpdatedAt   time.Time `json:"updated_at"`
 	ConfirmedAt time.Time `json:"confirmed_at,omitzero"`
 	PaidAt      time.Time `json:"paid_at,omitzero"`
 	PackedAt    time.Time `json:"packed_at,omitzero"`
-	ShippedAt   time.Time `json:"shipped_at,omitzero"` // when the last of it left
+	ShippedAt   time.Time `json:"shipped_at,omitzero"` // when the last of it left, or the rest was given up
+	ClosedAt    time.Time `json:"closed_at,omitzero"`  // when the rest was given up
 	DeliveredAt time.Time `json:"delivered_at,omitzero"`
 	CompletedAt time.Time `json:"completed_at,omitzero"`
 	CancelledAt time.Time `json:"cancelled_at,omitzero"`
 	ReturnedAt  time.Time `json:"returned_at,omitzero"` // when goods last came back
 
 	CancelReason     string       `json:"cancel_reason,omitempty"`
+	CloseReason      string       `json:"close_reason,omitempty"`
 	Paid             bool         `json:"paid"`
 	PaymentReference string       `json:"payment_reference,omitempty"`
+	Payment          *Payment     `json:"payment,omitempty"` // absent where the gateway was never asked
 	ShipTo           *Address     `json:"ship_to,omitempty"`
 	Lines            []Line       `json:"lines"`
 	Units            int64        `json:"units"`
@@ -102,7 +119,11 @@ type Line struct {
 	OrderedLine
 	Shipped  int64 `json:"shipped"`
 	Returned int64 `json:"returned"`
+	Dropped  int64 `json:"dropped,omitzero"` // given up before it was shipped
 }
+
+// unshipped is what is still to leave.
+func (l *Line) unshipped() int64 { return l.Quantity - l.Shipped - l.Dropped }
 
 // Shipment is one parcel.
 type Shipment struct {
@@ -142,6 +163,8 @@ func statusAfter(before Status, event any) Status {
 			return StatusShipped
 		}
 		return StatusPartlyShipped
+	case *OrderClosed:
+		return StatusShipped
 	case *OrderDelivered:
 		if before == StatusPartlyReturned { // what came back outranks what arrived
 			return before
@@ -166,10 +189,10 @@ func evolveOrder(o *Order, event any) *Order {
 	case *OrderPlaced:
 		n.UpdatedAt, n.PlacedAt = e.At, e.PlacedAt
 		n.CustomerID, n.Channel, n.Currency, n.Fulfilment = e.CustomerID, e.Channel, e.Currency, e.Fulfilment
-		n.Email, n.Language = e.Email, e.Language
+		n.Email, n.Language, n.Backorder = e.Email, e.Language, e.Backorder
 		n.ShipTo, n.Lines, n.Units, n.Total = e.ShipTo, stateLines(e.Lines), e.Units, e.Total
 	case *OrderLinesChanged:
-		n.UpdatedAt = e.At
+		n.UpdatedAt, n.LinesVersion = e.At, n.Version
 		n.Lines, n.Units, n.Total = stateLines(e.Lines), e.Units, e.Total
 	case *OrderAddressChanged:
 		n.UpdatedAt, n.ShipTo = e.At, &e.ShipTo
@@ -177,12 +200,14 @@ func evolveOrder(o *Order, event any) *Order {
 		n.UpdatedAt, n.ConfirmedAt = e.At, e.At
 	case *OrderCancelled:
 		n.UpdatedAt, n.CancelledAt, n.CancelReason, n.Refund = e.At, e.At, e.Reason, e.Refund
-	case *OrderPaid:
-		n.UpdatedAt, n.PaidAt, n.Paid, n.PaymentReference = e.At, e.At, true, e.Reference
+	case *OrderPaid, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
+		n.settle(event)
 	case *OrderPacked:
 		n.UpdatedAt, n.PackedAt = e.At, e.At
 	case *OrderShipped:
 		n.ship(e)
+	case *OrderClosed:
+		n.drop(e)
 	case *OrderDelivered:
 		n.UpdatedAt, n.DeliveredAt = e.At, e.At
 	case *OrderCompleted:
@@ -203,7 +228,7 @@ func stateLines(lines []OrderedLine) []Line {
 	return out
 }
 
-// ship and takeBack work on the copy that evolveOrder returns; what it shares with the old state they replace.
+// ship, drop and takeBack work on the copy that evolveOrder returns; what it shares with the old state they replace.
 func (o *Order) ship(e *OrderShipped) {
 	o.UpdatedAt = e.At
 	if e.Whole {
@@ -218,11 +243,25 @@ func (o *Order) ship(e *OrderShipped) {
 	})
 }
 
+func (o *Order) drop(e *OrderClosed) {
+	o.UpdatedAt, o.ShippedAt, o.ClosedAt, o.CloseReason = e.At, e.At, e.At, e.Reason
+	o.Lines = slices.Clone(o.Lines)
+	for _, l := range e.Lines {
+		o.Lines[l.Line-1].Dropped += l.Quantity
+	}
+	o.refund(e.Refund)
+}
+
 func (o *Order) takeBack(e *OrderReturned) {
 	o.UpdatedAt, o.ReturnedAt = e.At, e.At
 	o.Lines = slices.Clone(o.Lines)
 	for _, l := range e.Lines {
 		o.Lines[l.Line-1].Returned += l.Quantity
 	}
-	o.Refund = money.Amount{Minor: o.Refund.Minor + e.Refund.Minor, Currency: e.Refund.Currency} // at most the total
+	o.refund(e.Refund)
+}
+
+// refund adds to what is to be given back, which is at most the total.
+func (o *Order) refund(a money.Amount) {
+	o.Refund = money.Amount{Minor: o.Refund.Minor + a.Minor, Currency: a.Currency}
 }

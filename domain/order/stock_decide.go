@@ -15,6 +15,7 @@ const (
 	CodeReservationUnknown  = "reservation_unknown"
 	CodeTooManyReservations = "too_many_reservations"
 	CodeQuantityInvalid     = "quantity_invalid"
+	CodeQuantityNotReserved = "quantity_not_reserved"
 	CodeSKUInvalid          = "sku_invalid"
 )
 
@@ -33,17 +34,17 @@ func decideStock(s *Stock, command any, at time.Time) ([]any, *millrace.Refusal)
 	case *ReserveStock:
 		return s.reserve(c, at)
 	case *ReleaseStock:
-		quantity, ok := s.Reservations.Get(c.Reservation)
-		if !ok {
-			return nil, noReservation()
+		quantity, refusal := s.part(c.Reservation, c.Quantity)
+		if refusal != nil {
+			return nil, refusal
 		}
 		return []any{&StockReleased{
 			At: at, Reservation: c.Reservation, Quantity: quantity, Levels: levels(s.OnHand, s.Reserved-quantity),
 		}}, nil
 	case *CommitStock:
-		quantity, ok := s.Reservations.Get(c.Reservation)
-		if !ok {
-			return nil, noReservation()
+		quantity, refusal := s.part(c.Reservation, c.Quantity)
+		if refusal != nil {
+			return nil, refusal
 		}
 		return []any{&StockCommitted{
 			At: at, Reservation: c.Reservation, Quantity: quantity, Levels: levels(s.OnHand-quantity, s.Reserved-quantity),
@@ -52,8 +53,20 @@ func decideStock(s *Stock, command any, at time.Time) ([]any, *millrace.Refusal)
 	panic(fmt.Sprintf("order: command %T is not declared", command))
 }
 
-func noReservation() *millrace.Refusal {
-	return notFound(CodeReservationUnknown, "there is no open reservation with this id")
+// part is the quantity of a reservation that a command means: what it names, or all that is left.
+func (s *Stock) part(reservation string, quantity *int64) (int64, *millrace.Refusal) {
+	left, ok := s.Reservations.Get(reservation)
+	switch {
+	case !ok:
+		return 0, notFound(CodeReservationUnknown, "there is no open reservation with this id")
+	case quantity == nil:
+		return left, nil
+	case *quantity < 1:
+		return 0, quantityInvalid()
+	case *quantity > left:
+		return 0, conflict(CodeQuantityNotReserved, "less is left of the reservation")
+	}
+	return *quantity, nil
 }
 
 func quantityInvalid() *millrace.Refusal {

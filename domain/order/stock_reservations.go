@@ -146,7 +146,7 @@ func (r *Reservations) UnmarshalText(text []byte) error {
 		line, ended := strings.CutSuffix(line, "\n")
 		number, id, ok := strings.Cut(line, " ")
 		quantity, err := strconv.ParseInt(number, 10, 64)
-		if !ended || !ok || err != nil || quantity < 1 || idFault(id, MaxID, true) != "" ||
+		if !ended || !ok || err != nil || quantity < 1 || idFault(id, MaxReservationID, true) != "" ||
 			(len(entries) > 0 && entries[len(entries)-1].id >= id) || len(entries) == MaxReservations {
 			return errReservations
 		}

@@ -27,14 +27,16 @@ type ReserveStock struct {
 	Quantity    *int64 `json:"quantity"`
 }
 
-// ReleaseStock gives a reservation up.
+// ReleaseStock gives a reservation up, or a part of it.
 type ReleaseStock struct {
 	Reservation string `json:"reservation"`
+	Quantity    *int64 `json:"quantity,omitempty"` // defaults to all that is left of the reservation
 }
 
-// CommitStock says that the goods of a reservation left.
+// CommitStock says that the goods of a reservation left, or a part of them.
 type CommitStock struct {
 	Reservation string `json:"reservation"`
+	Quantity    *int64 `json:"quantity,omitempty"` // as above
 }
 
 // Validate checks the form.
@@ -56,22 +58,23 @@ func (c *AdjustStock) Validate() []millrace.FieldError {
 // Validate checks the form.
 func (c *ReserveStock) Validate() []millrace.FieldError {
 	var f faults
-	f.id("/reservation", c.Reservation, true)
+	f.reservation(c.Reservation)
 	f.quantity("/quantity", c.Quantity)
 	return f
 }
 
 // Validate checks the form.
-func (c *ReleaseStock) Validate() []millrace.FieldError {
-	var f faults
-	f.id("/reservation", c.Reservation, true)
-	return f
-}
+func (c *ReleaseStock) Validate() []millrace.FieldError { return partFaults(c.Reservation, c.Quantity) }
 
 // Validate checks the form.
-func (c *CommitStock) Validate() []millrace.FieldError {
+func (c *CommitStock) Validate() []millrace.FieldError { return partFaults(c.Reservation, c.Quantity) }
+
+func partFaults(reservation string, quantity *int64) []millrace.FieldError {
 	var f faults
-	f.id("/reservation", c.Reservation, true)
+	f.reservation(reservation)
+	if quantity != nil {
+		f.quantity("/quantity", quantity)
+	}
 	return f
 }
 
@@ -108,7 +111,7 @@ type StockReserved struct {
 	Levels
 }
 
-// StockReleased: a reservation was given up.
+// StockReleased: a reservation, or a part of it, was given up.
 type StockReleased struct {
 	At          time.Time `json:"at"`
 	Reservation string    `json:"reservation"`
@@ -116,7 +119,7 @@ type StockReleased struct {
 	Levels
 }
 
-// StockCommitted: the goods of a reservation left.
+// StockCommitted: the goods of a reservation, or a part of them, left.
 type StockCommitted struct {
 	At          time.Time `json:"at"`
 	Reservation string    `json:"reservation"`
@@ -179,9 +182,17 @@ func evolveStock(s *Stock, event any) *Stock {
 	case *StockReserved:
 		n.Reservations = s.Reservations.With(e.Reservation, e.Quantity)
 	case *StockReleased:
-		n.Reservations = s.Reservations.Without(e.Reservation)
+		n.Reservations = s.Reservations.less(e.Reservation, e.Quantity)
 	case *StockCommitted:
-		n.Reservations = s.Reservations.Without(e.Reservation)
+		n.Reservations = s.Reservations.less(e.Reservation, e.Quantity)
 	}
 	return n
+}
+
+// less is the map with a quantity less for a reservation, and without it where nothing is left.
+func (r Reservations) less(id string, quantity int64) Reservations {
+	if left, _ := r.Get(id); left > quantity {
+		return r.With(id, left-quantity)
+	}
+	return r.Without(id)
 }

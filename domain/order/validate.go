@@ -41,6 +41,8 @@ func (f *faults) id(pointer, s string, required bool) {
 	f.addIf(pointer, idFault(s, MaxID, required))
 }
 
+func (f *faults) reservation(id string) { f.addIf("/reservation", idFault(id, MaxReservationID, true)) }
+
 func idFault(s string, limit int, required bool) string {
 	if s == "" && !required {
 		return ""

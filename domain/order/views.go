@@ -43,7 +43,7 @@ const (
 
 // The versions of the projections: a change of a projection or of its documents is a change of its number.
 const (
-	ordersProjectionVersion  = 2
+	ordersProjectionVersion  = 3
 	stockProjectionVersion   = 1
 	returnsProjectionVersion = 1
 )

@@ -13,8 +13,10 @@ const (
 	// MaxProcessName and MaxStepName leave room for a stream's name in the id of a command: see [StepID].
 	MaxProcessName = 20
 	MaxStepName    = 24
-	// MaxSteps bounds the commands that an instance sends in its life: an order of the most lines reserves and releases each.
-	MaxSteps = 4096
+	// MaxSteps bounds the commands that an instance sends in its life. An order of the most lines reserves each, tries again,
+	// commits or releases in parts, and takes back: see the limits in domain/order. A step that is settled is four values of
+	// the document, of which the JSON decoder takes 200,000.
+	MaxSteps = 45_000
 	// MaxTimers and MaxCalls bound the timers and the calls of an instance.
 	MaxTimers = 64
 	MaxCalls  = 256

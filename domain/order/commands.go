@@ -13,17 +13,17 @@ import (
 // PlaceOrder asks for a new order.
 type PlaceOrder struct {
 	// ID, where it is given, must be the id of the stream.
-	ID         string        `json:"id,omitempty"`
-	CustomerID string        `json:"customer_id,omitempty"`
-	Email      string        `json:"email,omitempty"`    // where notifications go to; none by e-mail without it
-	Language   string        `json:"language,omitempty"` // of the notifications, as BCP 47 has it: de, en-GB
-	Channel    Channel       `json:"channel,omitempty"`  // defaults to web
-	Currency   string        `json:"currency"`
-	Fulfilment Fulfilment    `json:"fulfilment,omitempty"` // defaults to auto
-	Backorder  Backorder     `json:"backorder,omitempty"`  // defaults to reject
-	PlacedAt   *time.Time    `json:"placed_at,omitempty"`  // defaults to the time of acceptance
-	ShipTo     *Address      `json:"ship_to,omitempty"`
-	Lines      []LineRequest `json:"lines"`
+	ID         string         `json:"id,omitempty"`
+	CustomerID string         `json:"customer_id,omitempty"`
+	Email      string         `json:"email,omitempty"`    // where notifications go to; none by e-mail without it
+	Language   string         `json:"language,omitempty"` // of the notifications, as BCP 47 has it: de, en-GB
+	Channel    Channel        `json:"channel,omitempty"`  // defaults to web
+	Currency   string         `json:"currency"`
+	Fulfilment FulfilmentKind `json:"fulfilment,omitempty"` // defaults to auto
+	Backorder  Backorder      `json:"backorder,omitempty"`  // defaults to reject
+	PlacedAt   *time.Time     `json:"placed_at,omitempty"`  // defaults to the time of acceptance
+	ShipTo     *Address       `json:"ship_to,omitempty"`
+	Lines      []LineRequest  `json:"lines"`
 }
 
 // LineRequest is a line as it is asked for. UnitPrice is a decimal number as text: see [money.ParsePrice].

@@ -15,7 +15,7 @@ const (
 	ownText     = 4 // of the event and the document
 )
 
-func fulfilment(s *jsonfast.Scanner) Fulfilment {
+func fulfilment(s *jsonfast.Scanner) FulfilmentKind {
 	return jsonfast.Word(s, FulfilmentManual, FulfilmentAuto)
 }
 

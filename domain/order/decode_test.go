@@ -233,7 +233,7 @@ func TestOwnFormIsFast(t *testing.T) {
 func (d drawer) bodies() map[string]any {
 	quantity, amount, at := d.int(), d.amount(), d.time()
 	place := &PlaceOrder{
-		d.text(), d.text(), d.text(), d.text(), Channel(d.text()), d.text(), Fulfilment(d.text()), Backorder(d.text()), nil, d.address(), make([]LineRequest, rapid.IntRange(0, 3).Draw(d.t, "n")),
+		d.text(), d.text(), d.text(), d.text(), Channel(d.text()), d.text(), FulfilmentKind(d.text()), Backorder(d.text()), nil, d.address(), make([]LineRequest, rapid.IntRange(0, 3).Draw(d.t, "n")),
 	}
 	for i := range place.Lines {
 		place.Lines[i] = LineRequest{d.text(), d.text(), &quantity, d.text()}

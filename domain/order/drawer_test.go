@@ -64,14 +64,14 @@ func (d drawer) quantities() []LineQuantity {
 
 func (d drawer) placed() *OrderPlaced {
 	return &OrderPlaced{
-		d.time(), d.text(), d.text(), d.text(), Channel(d.text()), d.currency, Fulfilment(d.text()), Backorder(d.text()), d.time(), d.address(), d.lines(), d.int(), d.amount(),
+		d.time(), d.text(), d.text(), d.text(), Channel(d.text()), d.currency, FulfilmentKind(d.text()), Backorder(d.text()), d.time(), d.address(), d.lines(), d.int(), d.amount(),
 	}
 }
 
 func (d drawer) order() *Order {
 	o := &Order{
 		ID: d.text(), Status: Status(d.text()), Version: rapid.Uint64().Draw(d.t, "version"), CustomerID: d.text(), Email: d.text(), Language: d.text(),
-		Channel: Channel(d.text()), Currency: d.currency, Fulfilment: Fulfilment(d.text()), PlacedAt: d.time(), UpdatedAt: d.time(),
+		Channel: Channel(d.text()), Currency: d.currency, Fulfilment: FulfilmentKind(d.text()), PlacedAt: d.time(), UpdatedAt: d.time(),
 		ConfirmedAt: d.timeOrNone(), PaidAt: d.timeOrNone(), PackedAt: d.timeOrNone(), ShippedAt: d.timeOrNone(),
 		DeliveredAt: d.timeOrNone(), CompletedAt: d.timeOrNone(), CancelledAt: d.timeOrNone(), ReturnedAt: d.timeOrNone(),
 		Backorder: Backorder(d.text()), LinesVersion: uint64(rapid.IntRange(0, 3).Draw(d.t, "lines version")), //nolint:gosec // not negative

@@ -17,7 +17,7 @@ type OrderPlaced struct {
 	Language   string         `json:"language,omitempty"`
 	Channel    Channel        `json:"channel"`
 	Currency   money.Currency `json:"currency"`
-	Fulfilment Fulfilment     `json:"fulfilment"`
+	Fulfilment FulfilmentKind `json:"fulfilment"`
 	Backorder  Backorder      `json:"backorder,omitempty"` // absent for reject
 	PlacedAt   time.Time      `json:"placed_at"`
 	ShipTo     *Address       `json:"ship_to,omitempty"`

@@ -44,13 +44,13 @@ const (
 	ChannelImport Channel = "import"
 )
 
-// Fulfilment says who drives an order on.
-type Fulfilment string
+// FulfilmentKind says who drives an order on.
+type FulfilmentKind string
 
 // The kinds of fulfilment.
 const (
-	FulfilmentManual Fulfilment = "manual"
-	FulfilmentAuto   Fulfilment = "auto"
+	FulfilmentManual FulfilmentKind = "manual"
+	FulfilmentAuto   FulfilmentKind = "auto"
 )
 
 // Backorder says what becomes of an order with fulfilment auto when stock is short.
@@ -84,7 +84,7 @@ type Order struct {
 	Language   string         `json:"language,omitempty"`
 	Channel    Channel        `json:"channel"`
 	Currency   money.Currency `json:"currency,omitzero"` // the zero of an order that was never placed
-	Fulfilment Fulfilment     `json:"fulfilment"`
+	Fulfilment FulfilmentKind `json:"fulfilment"`
 	Backorder  Backorder      `json:"backorder,omitempty"` // absent for reject
 	// LinesVersion is the version that the lines were last changed with; absent for lines as they were placed.
 	LinesVersion uint64 `json:"lines_version,omitzero"`

@@ -1,0 +1,205 @@
+package order
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/money"
+	"github.com/millrace-io/millrace/internal/payment"
+)
+
+// Calls are named as steps on stock are: a name says what is asked for, whatever order the process hears of things in. An
+// authorisation has the number of the version of the lines that it is for, and its void has the same; captures count those that
+// were declined before; a refund has the number of what it is for.
+
+// refundAll is the refund of all that was captured, of an order that was paid twice or never sent.
+const refundAll = 0
+
+// hearPayment takes in what became of the payment. It may be told of calls that it does not know to have made.
+func (f *Fulfilling) hearPayment(in *millrace.Input) {
+	p := &f.Pay
+	answered := func(name, gateway string) (n uint64, tries int) {
+		if p.Ask == name {
+			p.Ask, p.Amount = "", 0
+		}
+		if gateway != "" {
+			p.Payment = gateway
+		}
+		return callNumber(name)
+	}
+	switch e := in.Event.(type) {
+	case *OrderPaid:
+		if e.Name == "" {
+			p.Other = !p.Paid
+			p.Paid = true
+			return
+		}
+		answered(e.Name, e.Reference)
+		p.Paid, p.Authorised, p.Failures, p.AgainAt = true, 0, 0, time.Time{}
+		p.Captured += e.Amount.Minor
+	case *OrderPaymentAuthorised:
+		n, _ := answered(e.Name, e.Payment)
+		p.Authorised, p.Number = e.Amount.Minor, max(p.Number, n)
+	case *OrderPaymentVoided:
+		answered(e.Name, "")
+		p.Authorised = 0
+	case *OrderRefunded:
+		n, _ := answered(e.Name, "")
+		p.Refunded += e.Amount.Minor
+		p.Failures, p.AgainAt = 0, time.Time{}
+		p.Dues = slices.DeleteFunc(slices.Clone(p.Dues), func(d due) bool { return uint64(d.n) == n }) //nolint:gosec // a count
+	case *OrderPaymentDeclined:
+		n, tries := answered(e.Name, "")
+		f.declined(e.Kind, n, tries, in.At)
+	}
+	if len(p.Dues) == 0 {
+		p.Dues = nil
+	}
+}
+
+// callNumber is the number in a call's name, and the try, from 1.
+func callNumber(name string) (n uint64, try int) {
+	part := strings.Split(name, "-")
+	if try = 1; len(part) > 1 {
+		n, _ = strconv.ParseUint(part[1], 10, 64) // a name that is not ours has none
+	}
+	if len(part) > 2 {
+		try, _ = strconv.Atoi(part[2])
+	}
+	return n, try
+}
+
+// declined takes in that the gateway said no.
+func (f *Fulfilling) declined(kind payment.Kind, n uint64, try int, at time.Time) {
+	p := &f.Pay
+	switch kind {
+	case payment.Authorise:
+		if p.Number = max(p.Number, n); n == f.LinesVersion || f.Parcels > 0 {
+			p.Declined = true
+		}
+		if f.cancellable() {
+			f.fail(ReasonPaymentDeclined)
+		}
+		return
+	case payment.Void: // what cannot be voided lapses by itself
+		p.Authorised = 0
+		return
+	case payment.Capture:
+		p.Captures++
+	case payment.Refund:
+		p.Dues = slices.Clone(p.Dues)
+		for i := range p.Dues {
+			if d := &p.Dues[i]; uint64(d.n) == n { //nolint:gosec // a count
+				d.tries = max(d.tries, try)
+			}
+		}
+	}
+	if p.Failures++; p.Failures <= maxPayAgain {
+		p.AgainAt = at.Add(payAgain)
+	}
+}
+
+// owe takes in that goods came back or were given up that had been sold for an amount.
+func (p *paying) owe(amount int64) {
+	if amount > 0 {
+		p.Numbered++
+		p.Due += amount
+		p.Dues = append(slices.Clip(p.Dues), due{n: p.Numbered, amount: amount})
+	}
+}
+
+// free says whether an order costs nothing.
+func (f *Fulfilling) free() bool { return f.Total.Minor == 0 }
+
+// payable says whether the order's money is there or safe, so that goods may be sent.
+func (f *Fulfilling) payable() bool {
+	p := &f.Pay
+	return f.free() || p.Paid || p.Authorised >= f.Total.Minor && p.kind() != payment.Void
+}
+
+// owed is the next thing that is to be given back of what was captured. What the order was paid by otherwise the process has
+// not and does not give back; what it took besides, it does.
+func (f *Fulfilling) owed() (d due, ok bool) {
+	p := &f.Pay
+	left := p.Captured - p.Refunded
+	switch {
+	case left <= 0:
+		return due{}, false
+	case p.Other || f.Status == StatusCancelled:
+		return due{n: refundAll, amount: left, tries: p.Failures}, true
+	case len(p.Dues) == 0:
+		return due{}, false
+	}
+	d = p.Dues[0]
+	d.amount = min(d.amount, left)
+	return d, true
+}
+
+// planPayment decides on the next call. There is one at a time: what the gateway holds for an order is never more than one
+// authorisation, and what was asked for is wanted until its answer is a fact, because it may have been done.
+func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time) {
+	p := &f.Pay
+	switch waits := f.cancellable() && !f.payable(); {
+	case !waits, p.Ask == "" && !f.ready():
+		p.Since = time.Time{}
+	case p.Since.IsZero() && !f.failing():
+		p.Since = at
+	}
+	if o.Payment == PaymentManual || p.Ask != "" {
+		return
+	}
+	over := f.Status == StatusCancelled || f.Status == StatusReturned // there is nothing to pay for
+	d, owed := f.owed()
+	switch {
+	case owed:
+		if p.AgainAt.IsZero() && p.Failures <= maxPayAgain && p.Refunds < maxRefunds {
+			p.Refunds++
+			p.ask(payment.Refund, uint64(d.n), d.tries, d.amount) //nolint:gosec // a count
+		}
+	case p.Authorised > 0 && (over || p.Paid || f.free() || p.Authorised < f.Total.Minor):
+		p.ask(payment.Void, p.Number, 0, p.Authorised)
+	case f.free() || p.Paid || over:
+	case p.Authorised > 0:
+		if f.Parcels > 0 && p.AgainAt.IsZero() && p.Captures <= maxPayAgain {
+			p.ask(payment.Capture, uint64(p.Captures)+1, 0, f.Total.Minor) //nolint:gosec // a count
+		}
+	case p.Declined || f.failing() || f.Parcels == 0 && !f.ready() || p.Number >= f.LinesVersion:
+	case p.Authorises >= maxAuthorises:
+		if p.Declined = true; f.cancellable() {
+			f.fail(ReasonPaymentDeclined)
+		}
+	default:
+		p.Authorises++
+		p.Number = f.LinesVersion
+		p.ask(payment.Authorise, p.Number, 0, f.Total.Minor)
+	}
+}
+
+func (p *paying) ask(kind payment.Kind, n uint64, tries int, amount int64) {
+	p.Ask, p.Amount = string(kind)+"-"+strconv.FormatUint(n, 10), amount
+	if tries > 0 {
+		p.Ask += "-" + strconv.Itoa(tries+1)
+	}
+}
+
+// kind is what is asked for now.
+func (p *paying) kind() payment.Kind {
+	kind, _, _ := strings.Cut(p.Ask, "-")
+	return payment.Kind(kind)
+}
+
+// calls are those whose answers are not facts yet.
+func (f *Fulfilling) calls(o *FulfilmentOptions) []millrace.Call {
+	p := &f.Pay
+	if p.Ask == "" || o.Payment == PaymentManual {
+		return nil
+	}
+	r := payment.Request{Kind: p.kind(), OrderID: f.ID, Amount: money.Amount{Minor: p.Amount, Currency: f.Total.Currency}}
+	if r.Kind != payment.Authorise {
+		r.Payment = p.Payment
+	}
+	return []millrace.Call{{Name: p.Ask, Request: r}}
+}

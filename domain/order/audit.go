@@ -27,7 +27,7 @@ const (
 	BrokenRefund      = "refund"      // refunds of a line add up to its total, and money given back was taken
 	BrokenPaid        = "paid"        // paid once, and for the total
 	BrokenCapture     = "capture"     // captured once, at most what was authorised
-	BrokenAuthorised  = "authorised"  // at most one authorisation stands, and only what stands is voided
+	BrokenAuthorised  = "authorised"  // only what stands is voided, and each has a name of its own
 
 	BrokenCommitted = "committed"     // what left the stock is what was shipped
 	BrokenRestocked = "restocked"     // what came back into the stock is what was returned

@@ -1,6 +1,8 @@
 package order
 
 import (
+	"slices"
+
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/money"
 	"github.com/millrace-io/millrace/internal/payment"
@@ -15,12 +17,28 @@ type auditOrder struct {
 	otherwise bool // by other means
 	parcels   int
 	total     money.Amount
-	due       int64 // to be given back
-	standing  int64 // authorised and neither captured nor voided
+	due       int64             // to be given back
+	standing  []auditAuthorised // neither captured nor voided
 	captured  int64
 	refunded  int64
 	lines     []auditLine
 	goods     []auditGoods
+}
+
+type auditAuthorised struct {
+	payment string
+	amount  int64
+}
+
+// taken takes an authorisation away that stands, and says what it was of.
+func (o *auditOrder) taken(payment string) (amount int64, ok bool) {
+	k := slices.IndexFunc(o.standing, func(s auditAuthorised) bool { return s.payment == payment })
+	if k < 0 {
+		return 0, false
+	}
+	amount = o.standing[k].amount
+	o.standing = slices.Delete(o.standing, k, k+1)
+	return amount, true
 }
 
 type auditLine struct {
@@ -182,26 +200,26 @@ func (a *Audit) addPayment(e *millrace.Recorded, o *auditOrder) {
 			m.Otherwise = m.Otherwise.Add(b.Amount.Decimal())
 			return
 		}
+		stood, _ := o.taken(b.Reference)
 		switch {
 		case o.captured > 0:
 			a.found(BrokenCapture, e.Stream, e.Version, "captured twice")
-		case b.Amount.Minor > o.standing:
-			a.found(BrokenCapture, e.Stream, e.Version, "%s is captured of an authorisation of %d in minor units", b.Amount, o.standing)
+		case b.Amount.Minor > stood:
+			a.found(BrokenCapture, e.Stream, e.Version, "%s is captured of an authorisation of %d in minor units", b.Amount, stood)
 		}
-		o.paid, o.standing = true, 0
+		o.paid = true
 		o.captured += b.Amount.Minor
 		m.Captured = m.Captured.Add(b.Amount.Decimal())
 	case *OrderPaymentAuthorised:
-		if o.standing > 0 {
-			a.found(BrokenAuthorised, e.Stream, e.Version, "authorised while another authorisation stands")
+		if slices.ContainsFunc(o.standing, func(s auditAuthorised) bool { return s.payment == b.Payment }) {
+			a.found(BrokenAuthorised, e.Stream, e.Version, "authorised under a name that stands")
 		}
-		o.standing = b.Amount.Minor
+		o.standing = append(o.standing, auditAuthorised{b.Payment, b.Amount.Minor})
 		m.Authorised = m.Authorised.Add(b.Amount.Decimal())
 	case *OrderPaymentVoided:
-		if o.standing == 0 || b.Amount.Minor != o.standing {
-			a.found(BrokenAuthorised, e.Stream, e.Version, "%s is voided, and %d in minor units stood", b.Amount, o.standing)
+		if stood, ok := o.taken(b.Payment); !ok || stood != b.Amount.Minor {
+			a.found(BrokenAuthorised, e.Stream, e.Version, "%s is voided, and %d in minor units stood", b.Amount, stood)
 		}
-		o.standing = 0
 		m.Voided = m.Voided.Add(b.Amount.Decimal())
 	case *OrderRefunded:
 		if o.refunded += b.Amount.Minor; o.refunded > o.captured {
@@ -210,7 +228,7 @@ func (a *Audit) addPayment(e *millrace.Recorded, o *auditOrder) {
 		m.Refunded = m.Refunded.Add(b.Amount.Decimal())
 	case *OrderPaymentDeclined:
 		if b.Kind == payment.Void { // it lapses
-			o.standing = 0
+			o.taken(b.Payment)
 		}
 	}
 }
@@ -254,8 +272,8 @@ func (o *auditOrder) finish(a *Audit, s millrace.Stream, settled bool) {
 	if !ended {
 		return
 	}
-	if o.standing > 0 {
-		a.found(BrokenStanding, s, 0, "%d in minor units are authorised for an order that is %s", o.standing, o.status)
+	if len(o.standing) > 0 {
+		a.found(BrokenStanding, s, 0, "%d in minor units are authorised for an order that is %s", o.standing[0].amount, o.status)
 	}
 	want := o.total.Minor - o.due
 	if o.otherwise || o.status == StatusCancelled {

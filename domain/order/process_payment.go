@@ -21,12 +21,9 @@ const refundAll = 0
 // hearPayment takes in what became of the payment. It may be told of calls that it does not know to have made.
 func (f *Fulfilling) hearPayment(in *millrace.Input) {
 	p := &f.Pay
-	answered := func(name, gateway string) (n uint64, tries int) {
+	answered := func(name string) (n uint64, tries int) {
 		if p.Ask == name {
-			p.Ask, p.Amount = "", 0
-		}
-		if gateway != "" {
-			p.Payment = gateway
+			p.Ask, p.Amount, p.Of = "", 0, ""
 		}
 		return callNumber(name)
 	}
@@ -37,28 +34,61 @@ func (f *Fulfilling) hearPayment(in *millrace.Input) {
 			p.Paid = true
 			return
 		}
-		answered(e.Name, e.Reference)
-		p.Paid, p.Authorised, p.Failures, p.AgainAt = true, 0, 0, time.Time{}
+		answered(e.Name)
+		p.gone(func(a authorisation) bool { return a.Payment == e.Reference })
+		p.Paid, p.Payment, p.Failures, p.AgainAt = true, e.Reference, 0, time.Time{}
 		p.Captured += e.Amount.Minor
 	case *OrderPaymentAuthorised:
-		n, _ := answered(e.Name, e.Payment)
-		p.Authorised, p.Number = e.Amount.Minor, max(p.Number, n)
+		n, _ := answered(e.Name)
+		p.Number = max(p.Number, n)
+		p.Standing = append(slices.Clip(p.Standing), authorisation{n, e.Amount.Minor, e.Payment})
 	case *OrderPaymentVoided:
-		answered(e.Name, "")
-		p.Authorised = 0
+		n, _ := answered(e.Name)
+		p.gone(func(a authorisation) bool { return a.Number == n })
 	case *OrderRefunded:
-		n, _ := answered(e.Name, "")
+		n, _ := answered(e.Name)
 		p.Refunded += e.Amount.Minor
 		p.Failures, p.AgainAt = 0, time.Time{}
 		p.Dues = slices.DeleteFunc(slices.Clone(p.Dues), func(d due) bool { return uint64(d.n) == n }) //nolint:gosec // a count
 	case *OrderPaymentDeclined:
-		n, tries := answered(e.Name, "")
+		n, tries := answered(e.Name)
 		f.declined(e.Kind, n, tries, in.At)
 	}
 	if len(p.Dues) == 0 {
 		p.Dues = nil
 	}
 }
+
+// gone takes away authorisations that do not stand any more.
+func (p *paying) gone(which func(authorisation) bool) {
+	if p.Standing = slices.DeleteFunc(slices.Clone(p.Standing), which); len(p.Standing) == 0 {
+		p.Standing = nil
+	}
+}
+
+// safe is the authorisation that the order's total can be captured of, the newest of them.
+func (f *Fulfilling) safe() (a authorisation, ok bool) {
+	for _, one := range f.Pay.Standing {
+		if one.Amount >= f.Total.Minor && (!ok || one.Number > a.Number) {
+			a, ok = one, true
+		}
+	}
+	return a, ok
+}
+
+// idle is an authorisation that is not needed.
+func (f *Fulfilling) idle() (a authorisation, ok bool) {
+	needed, ok := f.safe()
+	for _, one := range f.Pay.Standing {
+		if !ok || f.free() || f.Pay.Paid || f.over() || one != needed {
+			return one, true
+		}
+	}
+	return a, false
+}
+
+// over says that there is nothing to pay for any more.
+func (f *Fulfilling) over() bool { return f.Status == StatusCancelled || f.Status == StatusReturned }
 
 // callNumber is the number in a call's name, and the try, from 1.
 func callNumber(name string) (n uint64, try int) {
@@ -85,7 +115,7 @@ func (f *Fulfilling) declined(kind payment.Kind, n uint64, try int, at time.Time
 		}
 		return
 	case payment.Void: // what cannot be voided lapses by itself
-		p.Authorised = 0
+		p.gone(func(a authorisation) bool { return a.Number == n })
 		return
 	case payment.Capture:
 		p.Captures++
@@ -116,8 +146,9 @@ func (f *Fulfilling) free() bool { return f.Total.Minor == 0 }
 
 // payable says whether the order's money is there or safe, so that goods may be sent.
 func (f *Fulfilling) payable() bool {
-	p := &f.Pay
-	return f.free() || p.Paid || p.Authorised >= f.Total.Minor && p.kind() != payment.Void
+	a, ok := f.safe()
+	voiding, _ := callNumber(f.Pay.Ask)
+	return f.free() || f.Pay.Paid || ok && (f.Pay.kind() != payment.Void || voiding != a.Number)
 }
 
 // owed is the next thing that is to be given back of what was captured. What the order was paid by otherwise the process has
@@ -151,20 +182,21 @@ func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time) {
 	if o.Payment == PaymentManual || p.Ask != "" {
 		return
 	}
-	over := f.Status == StatusCancelled || f.Status == StatusReturned // there is nothing to pay for
 	d, owed := f.owed()
+	safe, is := f.safe()
+	idle, isIdle := f.idle()
 	switch {
 	case owed:
 		if p.AgainAt.IsZero() && p.Failures <= maxPayAgain && p.Refunds < maxRefunds {
 			p.Refunds++
-			p.ask(payment.Refund, uint64(d.n), d.tries, d.amount) //nolint:gosec // a count
+			p.ask(payment.Refund, uint64(d.n), d.tries, d.amount, p.Payment) //nolint:gosec // a count
 		}
-	case p.Authorised > 0 && (over || p.Paid || f.free() || p.Authorised < f.Total.Minor):
-		p.ask(payment.Void, p.Number, 0, p.Authorised)
-	case f.free() || p.Paid || over:
-	case p.Authorised > 0:
+	case isIdle:
+		p.ask(payment.Void, idle.Number, 0, idle.Amount, idle.Payment)
+	case f.free() || p.Paid || f.over():
+	case is:
 		if f.Parcels > 0 && p.AgainAt.IsZero() && p.Captures <= maxPayAgain {
-			p.ask(payment.Capture, uint64(p.Captures)+1, 0, f.Total.Minor) //nolint:gosec // a count
+			p.ask(payment.Capture, uint64(p.Captures)+1, 0, f.Total.Minor, safe.Payment) //nolint:gosec // a count
 		}
 	case p.Declined || f.failing() || f.Parcels == 0 && !f.ready() || p.Number >= f.LinesVersion:
 	case p.Authorises >= maxAuthorises:
@@ -174,12 +206,12 @@ func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time) {
 	default:
 		p.Authorises++
 		p.Number = f.LinesVersion
-		p.ask(payment.Authorise, p.Number, 0, f.Total.Minor)
+		p.ask(payment.Authorise, p.Number, 0, f.Total.Minor, "")
 	}
 }
 
-func (p *paying) ask(kind payment.Kind, n uint64, tries int, amount int64) {
-	p.Ask, p.Amount = string(kind)+"-"+strconv.FormatUint(n, 10), amount
+func (p *paying) ask(kind payment.Kind, n uint64, tries int, amount int64, of string) {
+	p.Ask, p.Amount, p.Of = string(kind)+"-"+strconv.FormatUint(n, 10), amount, of
 	if tries > 0 {
 		p.Ask += "-" + strconv.Itoa(tries+1)
 	}
@@ -197,9 +229,7 @@ func (f *Fulfilling) calls(o *FulfilmentOptions) []millrace.Call {
 	if p.Ask == "" || o.Payment == PaymentManual {
 		return nil
 	}
-	r := payment.Request{Kind: p.kind(), OrderID: f.ID, Amount: money.Amount{Minor: p.Amount, Currency: f.Total.Currency}}
-	if r.Kind != payment.Authorise {
-		r.Payment = p.Payment
-	}
-	return []millrace.Call{{Name: p.Ask, Request: r}}
+	return []millrace.Call{{Name: p.Ask, Request: payment.Request{
+		Kind: p.kind(), OrderID: f.ID, Payment: p.Of, Amount: money.Amount{Minor: p.Amount, Currency: f.Total.Currency},
+	}}}
 }

@@ -231,7 +231,7 @@ func (f *Fulfilling) settled(o *FulfilmentOptions) bool {
 			return false
 		}
 	}
-	paying := o.Payment == PaymentGateway && (p.Ask != "" || p.Authorised > 0 || f.owes())
+	paying := o.Payment == PaymentGateway && (p.Ask != "" || len(p.Standing) > 0 || f.owes())
 	return len(f.Restocks) == 0 && !paying
 }
 

@@ -45,24 +45,33 @@ type Fulfilling struct {
 type paying struct {
 	Ask    string    `json:"q,omitempty"` // the call whose answer is not a fact yet; there is one at a time
 	Amount int64     `json:"m,omitzero"`  // of that call
+	Of     string    `json:"k,omitempty"` // the gateway's name for what it is about
 	Since  time.Time `json:"w,omitzero"`  // when the order came to wait for its payment
 
-	Number     uint64    `json:"n,omitzero"`  // of the newest authorisation: the version of the lines that it is for
-	Payment    string    `json:"i,omitempty"` // the gateway's name for it
-	Authorised int64     `json:"h,omitzero"`  // what is set aside now
-	Captured   int64     `json:"t,omitzero"`
-	Refunded   int64     `json:"g,omitzero"`
-	Paid       bool      `json:"p,omitzero"`
-	Other      bool      `json:"o,omitzero"` // it was paid by other means
-	Declined   bool      `json:"d,omitzero"` // the authorisation was
-	Authorises int       `json:"a,omitzero"` // how many there were
-	Captures   int       `json:"c,omitzero"` // captures that were declined
-	Refunds    int       `json:"r,omitzero"` // calls for refunds so far
-	Failures   int       `json:"f,omitzero"` // captures or refunds that were declined, one after the other
-	AgainAt    time.Time `json:"z,omitzero"` // when the next one is made
-	Due        int64     `json:"e,omitzero"` // what returns and the like came to in all
-	Dues       dues      `json:"l,omitempty"`
-	Numbered   int       `json:"u,omitzero"` // the number of the newest of them
+	Number uint64 `json:"n,omitzero"` // of the newest authorisation: the version of the lines that it is for
+	// Standing are the authorisations that the gateway holds. It is one, unless documents were lost between two.
+	Standing   []authorisation `json:"h,omitempty"`
+	Payment    string          `json:"i,omitempty"` // the gateway's name for what was captured
+	Captured   int64           `json:"t,omitzero"`
+	Refunded   int64           `json:"g,omitzero"`
+	Paid       bool            `json:"p,omitzero"`
+	Other      bool            `json:"o,omitzero"` // it was paid by other means
+	Declined   bool            `json:"d,omitzero"` // the authorisation was
+	Authorises int             `json:"a,omitzero"` // how many there were
+	Captures   int             `json:"c,omitzero"` // captures that were declined
+	Refunds    int             `json:"r,omitzero"` // calls for refunds so far
+	Failures   int             `json:"f,omitzero"` // captures or refunds that were declined, one after the other
+	AgainAt    time.Time       `json:"z,omitzero"` // when the next one is made
+	Due        int64           `json:"e,omitzero"` // what returns and the like came to in all
+	Dues       dues            `json:"l,omitempty"`
+	Numbered   int             `json:"u,omitzero"` // the number of the newest of them
+}
+
+// authorisation is money that the gateway has set aside.
+type authorisation struct {
+	Number  uint64 `json:"n,omitzero"`
+	Amount  int64  `json:"a"`
+	Payment string `json:"i,omitempty"`
 }
 
 // openLine is a line of the order by what is still to leave of it.

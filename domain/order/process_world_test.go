@@ -2,6 +2,7 @@ package order
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -327,7 +328,7 @@ func (i *managed) call(name string, luck int) {
 		return
 	}
 	_, data, err := w.registry.EncodeCommand(&RecordPayment{
-		Name: name, Kind: r.Kind, Status: result.Status, Payment: result.Payment, Amount: r.Amount, Code: result.Code,
+		Name: name, Kind: r.Kind, Status: result.Status, Payment: cmp.Or(result.Payment, r.Payment), Amount: r.Amount, Code: result.Code,
 	})
 	if err != nil {
 		w.t.Fatal(err)

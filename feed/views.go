@@ -16,13 +16,23 @@ type views struct {
 	partition int
 	docs      map[docKey]*doc
 	order     []*doc // in the order of first use, so that a commit does not depend on a map's
-	// kept are documents as the last commit left them: those that it read and changed, as a day's totals are by nearly
-	// every commit. Nobody else writes a consumer's documents.
+	// kept are documents as the last commits left them: those that were changed, as a day's totals are by nearly every commit,
+	// and an order by each step of its way. Nobody else writes a consumer's documents.
 	kept map[docKey]*doc
+	// uses are the uses of the kept ones, the oldest first; a document that was used again is there again.
+	uses    []use
+	size    int    // of the kept ones, in bytes as they are stored
+	commits uint64 // so far
 }
 
-// maxKept bounds kept: a few documents that many events change are what it is for.
-const maxKept = 32
+// use is the use of a kept document by a commit.
+type use struct {
+	d      *doc
+	commit uint64
+}
+
+// maxKept bounds kept, in bytes as they are stored: some hundred documents of usual size for each partition.
+const maxKept = 1 << 20
 
 type docKey struct {
 	table *millrace.Table
@@ -37,13 +47,18 @@ type doc struct {
 	read  bool // the store was asked for it
 	dirty bool
 	keys  []string // what it was put with
-	err   error
+	size  int      // of its bytes then
+	// Of a document that is kept: its part of views.size, and the last commit that put it.
+	counted int
+	used    uint64
+	err     error
 }
 
 // reset begins a commit. Where one was begun and came to nothing, what it did to the kept documents is forgotten too.
 func (v *views) reset() {
 	if len(v.order) > 0 {
 		clear(v.kept)
+		v.uses, v.size = nil, 0
 	}
 	clear(v.docs)
 	v.order = v.order[:0]
@@ -52,21 +67,36 @@ func (v *views) reset() {
 // settle ends a commit that succeeded. A document that was looked at and not put back is not kept: its handler may have
 // changed it all the same.
 func (v *views) settle() {
-	clear(v.kept)
+	v.commits++
 	for _, d := range v.order {
-		if len(v.kept) == maxKept {
-			break
+		if k := v.kept[d.docKey]; k != nil {
+			v.drop(k)
 		}
-		if d.read && d.dirty && d.value != nil {
-			d.dirty = false
-			if d.old = d.keys; d.old == nil {
-				d.old = []string{}
-			}
-			v.kept[d.docKey] = d
+		if !d.dirty || d.value == nil {
+			continue
 		}
+		d.read, d.dirty, d.used, d.counted = true, false, v.commits, d.size
+		if d.old = d.keys; d.old == nil {
+			d.old = []string{}
+		}
+		v.kept[d.docKey] = d
+		v.size += d.counted
+		v.uses = append(v.uses, use{d, v.commits})
+	}
+	for v.size > maxKept || len(v.uses) > 2*len(v.kept)+1024 { // those that were used again are there in vain
+		if u := v.uses[0]; v.kept[u.d.docKey] == u.d && u.d.used == u.commit {
+			v.drop(u.d)
+		}
+		v.uses = v.uses[1:]
 	}
 	clear(v.docs)
 	v.order = v.order[:0]
+}
+
+// drop keeps a document no longer.
+func (v *views) drop(d *doc) {
+	delete(v.kept, d.docKey)
+	v.size -= d.counted
 }
 
 func (v *views) find(t *millrace.Table, id string, read bool) *doc {
@@ -148,7 +178,7 @@ func (v *views) puts() ([]millrace.Put, error) {
 			if p.Data, p.Keys, err = encode(d); err != nil {
 				return nil, &handlerError{err}
 			}
-			d.keys = p.Keys
+			d.keys, d.size = p.Keys, len(p.Data)
 		}
 		out = append(out, p)
 	}

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/millrace-io/millrace"
@@ -113,22 +114,28 @@ const SnapshotEvery = 100
 // Snapshots is the consumer that writes snapshots from the feed.
 func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Consumer {
 	l := &loader{store: store, registry: registry}
+	hot := &hotStreams{of: map[millrace.Stream]*folded{}}
 	return millrace.Consumer{
 		Name: SnapshotsName,
 		Handle: func(ctx context.Context, v millrace.Views, e *millrace.Recorded) error {
+			f, ok := hot.follow(registry, e)
 			if e.Version%SnapshotEvery != 0 {
 				return nil
 			}
-			c, ok := registry.Category(e.Stream)
-			if !ok {
+			c, known := registry.Category(e.Stream)
+			if !known {
 				return fmt.Errorf("%w: no category for the stream", millrace.ErrNotFound)
 			}
-			f, err := l.load(ctx, c, e.Stream, e.Version)
-			if err != nil && millrace.IsTransient(err) || err == nil && f.version != e.Version {
-				return nil // snapshots only save time: the stream's next one will do
-			}
-			if err != nil {
-				return err
+			if !ok {
+				var err error
+				f, err = l.load(ctx, c, e.Stream, e.Version)
+				if err != nil && millrace.IsTransient(err) || err == nil && f.version != e.Version {
+					return nil // snapshots only save time: the stream's next one will do
+				}
+				if err != nil {
+					return err
+				}
+				hot.keep(e.Stream, f)
 			}
 			data, err := c.EncodeState(f.state)
 			if err != nil {
@@ -138,4 +145,56 @@ func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Cons
 			return nil
 		},
 	}
+}
+
+const (
+	// maxHot bounds the streams whose states are kept for their next snapshots, and maxHotWeight what one of them stands for, in
+	// bytes: those that are asked for by everybody are few.
+	maxHot       = 1024
+	maxHotWeight = 64 << 10
+)
+
+// hotStreams are states of streams that have had a snapshot, as their events so far have left them: the next one need not read
+// them again. It is used by the workers of a feed, each of which has streams of its own.
+type hotStreams struct {
+	mu sync.Mutex
+	of map[millrace.Stream]*folded
+}
+
+// follow folds an event in where its stream is kept, and gives the stream's state after it. An event that does not follow the
+// last one says that this process has not seen all: another node had the stream, or the feed has begun again.
+func (h *hotStreams) follow(registry *millrace.Registry, e *millrace.Recorded) (f folded, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at := h.of[e.Stream]
+	switch {
+	case at == nil:
+		return f, false
+	case e.Version == at.version+1:
+		c, known := registry.Category(e.Stream)
+		body, err := registry.Body(e)
+		if !known || err != nil {
+			break
+		}
+		if at.apply(c, e, body); at.weight <= maxHotWeight {
+			return *at, true
+		}
+	case e.Version == at.version: // it comes again
+		return *at, true
+	}
+	delete(h.of, e.Stream)
+	return f, false
+}
+
+// keep keeps a stream's state.
+func (h *hotStreams) keep(s millrace.Stream, f folded) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.of) == maxHot {
+		for other := range h.of {
+			delete(h.of, other) // whichever
+			break
+		}
+	}
+	h.of[s] = &f
 }

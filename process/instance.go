@@ -35,7 +35,11 @@ func (w *work) load(v millrace.Views, partition int, s millrace.Stream, begin bo
 	switch {
 	case doc != nil:
 		i.before = slices.Clone(doc.Timers)
-		i.read()
+		if state, ok := w.states[doc]; ok {
+			i.state = state
+		} else {
+			i.read()
+		}
 	case !begin:
 		return nil, nil //nolint:nilnil // as said
 	default:
@@ -104,6 +108,9 @@ func (i *instance) apply(in *millrace.Input, cause string) (err error) {
 func (i *instance) none(r *millrace.Reaction) bool {
 	return i.isNew && i.doc.State == "" && len(i.doc.Steps)+len(r.Steps)+len(r.Calls)+len(r.Timers) == 0
 }
+
+// unkept says whether nothing is written of an instance.
+func (i *instance) unkept() bool { return i.none(&millrace.Reaction{}) && i.doc.Failed == "" }
 
 // take notes a step that was not taken before, and has its command sent before the commit.
 func (i *instance) take(s millrace.Step, cause string) error {
@@ -298,7 +305,7 @@ func (i *instance) stop(err error) {
 
 // save writes the documents of the instance and of its timers.
 func (i *instance) save(v millrace.Views) error {
-	if i.none(&millrace.Reaction{}) && i.doc.Failed == "" {
+	if i.unkept() {
 		return nil
 	}
 	switch data, err := i.encode(); {

@@ -38,9 +38,15 @@ type work struct {
 	resume   map[int]*millrace.Place
 	recalled bool // some were by the commit at hand
 
+	// states are those of documents as the last commits left them, which the feed keeps too: they need not be decoded.
+	states map[*millrace.Instance]any
+
 	outcomes outcomes
 	calls    calls
 }
+
+// maxStates bounds states. Beyond it they are all decoded again.
+const maxStates = 4096
 
 // sending is a command on its way.
 type sending struct {
@@ -53,7 +59,9 @@ type sending struct {
 }
 
 func newWork(m *Manager) *work {
-	return &work{m: m, wake: make(chan struct{}, 1), at: map[millrace.Stream]*instance{}, due: map[int]time.Time{}, resume: map[int]*millrace.Place{}}
+	return &work{m: m, wake: make(chan struct{}, 1), at: map[millrace.Stream]*instance{}, due: map[int]time.Time{}, resume: map[int]*millrace.Place{},
+		states: map[*millrace.Instance]any{},
+	}
 }
 
 // Begin implements millrace.Work.
@@ -313,11 +321,20 @@ func (w *work) Committed() {
 	w.calls.drop(w.dropped)
 	w.calls.make(w.calling)
 	w.calls.taken = nil
+	if len(w.states)+len(w.order) > maxStates {
+		clear(w.states)
+	}
+	for _, i := range w.order {
+		if i.unread == nil && !i.unkept() {
+			w.states[i.doc] = i.state
+		}
+	}
 	w.forget()
 }
 
 // Undone implements millrace.Work.
 func (w *work) Undone() {
+	clear(w.states)
 	w.outcomes.giveBack()
 	w.calls.giveBack()
 	for _, p := range w.partitions {

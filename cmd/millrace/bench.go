@@ -86,6 +86,7 @@ that is dropped afterwards; the controls are the plain ways in the same database
 		{"decide", "Decisions in process, one by one and in batches; control: a naive Pebble loop", benchDecide},
 		{"feed", "From acceptance to the read model at a fixed rate; control: the journal alone", benchFeed},
 		{"rebuild", "Building a read model again; control: reading the journal alone", benchRebuild},
+		{"fulfil", "Orders of three lines from placed to shipped, with stock and payments; control: the same commands sent by hand", benchFulfil},
 		{"flash-sale", "One SKU, many buyers over HTTP; controls: intake, and the bare handler with a raw log", benchFlashSale},
 	} {
 		sub := &cobra.Command{
@@ -317,19 +318,24 @@ type bed struct {
 }
 
 func newBed(ctx context.Context, o *benchOptions) (*bed, error) {
+	return newBedOf(ctx, o, nodeOptions{})
+}
+
+// newBedOf is newBed with settings of the node.
+func newBedOf(ctx context.Context, o *benchOptions, no nodeOptions) (*bed, error) {
+	no.log = warnings()
 	if o.store != "" {
-		return newSharedBed(ctx, o)
+		return newSharedBed(ctx, o, no)
 	}
 	dir, err := os.MkdirTemp(o.dir, "millrace-bench-")
 	if err != nil {
 		return nil, err
 	}
-	log := warnings()
-	store, err := openStore(dir, 0, log)
+	store, err := openStore(dir, 0, no.log)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	n, err := newNode(ctx, store, nodeOptions{log: log})
+	n, err := newNode(ctx, store, no)
 	if err != nil {
 		return nil, errors.Join(err, store.Close(), os.RemoveAll(dir))
 	}

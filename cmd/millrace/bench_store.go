@@ -123,13 +123,13 @@ func (b *benchStore) ownsAll(ctx context.Context) error {
 }
 
 // newSharedBed is a node on a store in a database.
-func newSharedBed(ctx context.Context, o *benchOptions) (*bed, error) {
-	log := warnings()
-	s, err := openBenchStore(ctx, o.store, log)
+func newSharedBed(ctx context.Context, o *benchOptions, no nodeOptions) (*bed, error) {
+	s, err := openBenchStore(ctx, o.store, no.log)
 	if err != nil {
 		return nil, err
 	}
-	n, err := newNode(ctx, s.store, nodeOptions{log: log, cluster: s.cluster})
+	no.cluster = s.cluster
+	n, err := newNode(ctx, s.store, no)
 	if err != nil {
 		return nil, errors.Join(err, s.close(ctx))
 	}

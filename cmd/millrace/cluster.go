@@ -41,7 +41,7 @@ type cluster struct {
 	leases *lease.Manager // of the deciding
 	feed   *lease.Manager
 	notify *lease.Manager
-	calls  *underway
+	calls  map[string]*underway // by role
 	// processor decides the partitions that this node owns. The store is opened before there is one.
 	processor atomic.Pointer[command.Processor]
 	// life ends when the node is told to stop, long before its last request is answered.
@@ -51,7 +51,7 @@ type cluster struct {
 // openShared opens a store in PostgreSQL that several nodes share, and what a node has for it. Leases and what is told of
 // undecided commands are the node's; all else is as o says.
 func openShared(ctx context.Context, dsn string, o pgstore.Options) (*millrace.Store, *cluster, error) {
-	c := &cluster{life: ctx, calls: newUnderway()}
+	c := &cluster{life: ctx, calls: map[string]*underway{roleFeed: newUnderway(), roleNotify: newUnderway()}}
 	o.LeaseTTL = leaseTTL
 	o.Undecided = func(partition int) {
 		if p := c.processor.Load(); p != nil {

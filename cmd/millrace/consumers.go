@@ -42,5 +42,8 @@ func (o *nodeOptions) processes() []managed {
 	if len(o.notify) > 0 {
 		all = append(all, managed{order.ProcessNotifications, order.CategoryOrder})
 	}
+	if o.fulfil != nil {
+		all = append(all, managed{order.ProcessFulfilment, order.CategoryOrder})
+	}
 	return all
 }

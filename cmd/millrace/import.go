@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"time"
 	_ "time/tzdata" // --timezone works where the machine has no zones, in containers above all
 
@@ -33,6 +36,7 @@ type importFlags struct {
 	refusals    string
 	retryFor    time.Duration
 	decideFor   time.Duration
+	fulfil      bool
 }
 
 func newImportCommand() *cobra.Command {
@@ -64,6 +68,10 @@ With --stock receive the goods of an order are received into stock before it is 
 samples, corrections and vouchers (POST, DOT, C2, C3, AMAZONFEE, BANK CHARGES, D, CRUK, S, M, B, PADS, ADJUST…, TEST…, gift_…)
 are not goods.
 
+With --fulfil orders carry themselves through: what they order is received into stock before they are placed, every line of it,
+and at the end the command waits until each order has come to its end. Orders that have not are counted as unfinished, and
+the exit code is 3. Without --fulfil orders wait for commands.
+
 The closing object counts invoices, the lines of the file, and the units and totals (in pence) of the orders and returns
 that this run brought.`,
 		Example: "  millrace import online-retail online-retail.csv.gz --server http://127.0.0.1:8080\n" +
@@ -79,6 +87,7 @@ that this run brought.`,
 	flags := cmd.Flags()
 	serverFlag(cmd, &f.servers)
 	flags.StringVar(&f.stock, "stock", "ignore", "receive the goods of orders into stock first: receive or ignore")
+	flags.BoolVar(&f.fulfil, "fulfil", false, "have each order carried through, with stock received for all of its lines, and wait for its end")
 	flags.IntVar(&f.concurrency, "concurrency", importer.DefaultConcurrency, "how many invoices are sent at the same time")
 	flags.StringVar(&f.timezone, "timezone", "UTC", "zone of the file's times, which name none, such as Europe/London")
 	flags.StringVar(&f.output, "output", "text", "form of the result: text or json")
@@ -134,7 +143,7 @@ func importRetail(cmd *cobra.Command, f *importFlags, name string) (err error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 	defer stop()
 
-	file, err := readRetail(cmd.InOrStdin(), name, zone)
+	file, err := readRetail(cmd.InOrStdin(), name, &retail.Options{Location: zone, Fulfil: f.fulfil})
 	if err != nil {
 		return err
 	}
@@ -149,8 +158,10 @@ func importRetail(cmd *cobra.Command, f *importFlags, name string) (err error) {
 	}()
 	bar := newProgress(cmd.ErrOrStderr(), "invoices", file.Len(), f.quiet)
 	sent := 0
+	fulfilled := laterProgress{out: cmd.ErrOrStderr(), what: "orders", quiet: f.quiet, before: bar}
 	sum, err := importer.Run(ctx, c, file, &importer.Options{
-		ReceiveStock: f.stock == "receive", Concurrency: f.concurrency, Settle: f.decideFor,
+		ReceiveStock: f.stock == "receive" || f.fulfil, Concurrency: f.concurrency, Settle: f.decideFor, Fulfil: f.fulfil,
+		OnFulfilled: func(done, of int) { fulfilled.set(done, of) },
 		OnDone: func(_ *retail.Invoice, _ importer.Outcome, r *importer.Rejection) error {
 			sent++
 			bar.set(sent)
@@ -158,6 +169,7 @@ func importRetail(cmd *cobra.Command, f *importFlags, name string) (err error) {
 		},
 	})
 	bar.end()
+	fulfilled.end()
 	rejections.print()
 	if err != nil {
 		return brokenOff(cmd.ErrOrStderr(), err, sum, file.Len())
@@ -165,10 +177,16 @@ func importRetail(cmd *cobra.Command, f *importFlags, name string) (err error) {
 	if err := sum.Check(file.Len()); err != nil {
 		return err
 	}
-	return printImport(cmd.OutOrStdout(), f.output, sum)
+	if err := printImport(cmd.OutOrStdout(), f.output, sum); err != nil {
+		return err
+	}
+	if sum.Unfinished > 0 {
+		return client.WithCode(client.ExitCheck, fmt.Errorf("%d orders have not come to their ends", sum.Unfinished))
+	}
+	return nil
 }
 
-func readRetail(stdin io.Reader, name string, zone *time.Location) (*retail.File, error) {
+func readRetail(stdin io.Reader, name string, o *retail.Options) (*retail.File, error) {
 	in := stdin
 	if name != "-" {
 		opened, err := os.Open(name) //nolint:gosec // the user names it
@@ -178,7 +196,7 @@ func readRetail(stdin io.Reader, name string, zone *time.Location) (*retail.File
 		defer opened.Close() //nolint:errcheck // it was only read
 		in = opened
 	}
-	return retail.Read(in, &retail.Options{Location: zone})
+	return retail.Read(in, o)
 }
 
 // brokenOff tells that an import can be repeated. An interrupted one is no failure of anything else.
@@ -218,6 +236,12 @@ func printImport(out io.Writer, form string, s *importer.Summary) error {
 		row("stock receipts", s.StockReceipts)
 		row("  replayed", s.StockReplayed)
 		row("  refused", s.StockRefused)
+	}
+	for _, state := range slices.Sorted(maps.Keys(s.Fulfilment)) {
+		row(strings.ReplaceAll(state, "_", " "), s.Fulfilment[state])
+	}
+	if s.Unfinished > 0 {
+		row("unfinished", s.Unfinished)
 	}
 	_, _ = fmt.Fprintf(w, "%-14s %9.1f\n", "seconds", s.Seconds)
 	return w.Flush()

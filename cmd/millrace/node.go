@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,7 +32,8 @@ type node struct {
 	projections *projection.Service
 	metrics     *metrics.Metrics
 	letters     *deadletter.Service
-	notifier    *notifier // nil where nobody is told anything
+	notifier    *notifier  // nil where nobody is told anything
+	fulfiller   *fulfiller // nil where orders wait for commands
 	api         *httpapi.API
 	cluster     *cluster // nil on a store of one process
 	control     *controls
@@ -46,6 +48,7 @@ type nodeOptions struct {
 	cluster                 *cluster
 	roles                   roles
 	notify                  map[notice.Channel]notify.Send
+	fulfil                  *fulfilment
 	log                     *slog.Logger
 }
 
@@ -72,6 +75,9 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.letters = deadletter.New(store, n.registry, n.processor, n.projections.Model(letter.Projection), &deadletter.Options{Logger: o.log})
 	if len(o.notify) > 0 {
 		n.notifier = newNotifier(n, o.notify)
+	}
+	if o.fulfil != nil {
+		n.fulfiller = &fulfiller{n, o.fulfil}
 	}
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
@@ -141,26 +147,21 @@ func (n *node) followAs(ctx context.Context, c millrace.Consumer, role string) e
 // run decides and follows until ctx ends.
 func (n *node) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
-	// Notifications that are on their way are recorded before the deciding ends, or the next start sends them again.
+	// Calls that are on their way are recorded before the deciding ends, or the next start makes them again.
 	deciding, stop := context.WithCancel(context.WithoutCancel(gctx))
-	told := make(chan struct{})
+	var calling sync.WaitGroup
+	for _, run := range n.callers() {
+		calling.Add(1)
+		g.Go(func() error {
+			defer calling.Done()
+			return run(gctx)
+		})
+	}
 	g.Go(func() error {
 		defer stop()
 		<-gctx.Done()
-		<-told
+		calling.Wait()
 		return nil
-	})
-	g.Go(func() error {
-		defer close(told)
-		switch {
-		case n.notifier == nil:
-			return nil
-		case !n.tells():
-			// What this node accepts from now on is told by those that come.
-			_, err := n.notifier.since(gctx)
-			return err
-		}
-		return n.notifier.run(gctx)
 	})
 	switch cl := n.cluster; {
 	case cl == nil:
@@ -183,6 +184,24 @@ func (n *node) run(ctx context.Context) error {
 
 // tells says whether this node tells customers.
 func (n *node) tells() bool { return n.notifier != nil && n.o.roles.has(roleNotify) }
+
+// callers are what does something in the world outside.
+func (n *node) callers() (all []func(context.Context) error) {
+	switch {
+	case n.notifier == nil:
+	case n.tells():
+		all = append(all, n.notifier.run)
+	default: // what this node accepts from now on is told by those that come
+		all = append(all, func(ctx context.Context) error {
+			_, err := n.notifier.since(ctx)
+			return err
+		})
+	}
+	if n.fulfiller != nil && n.o.roles.has(roleFeed) {
+		all = append(all, n.fulfiller.run)
+	}
+	return all
+}
 
 // lead takes the node's share of the partitions in each of its roles beside the deciding.
 func (n *node) lead(ctx context.Context, g *errgroup.Group) {

@@ -173,20 +173,18 @@ func (t *notifier) run(ctx context.Context) error {
 // document, and that lost, all customers of the store were told again of all that ever was.
 func (t *notifier) since(ctx context.Context) (time.Time, error) {
 	for {
-		c, err := t.n.store.Command(ctx, order.NotificationsBegunID)
-		if err == nil {
-			body, err := t.n.registry.DecodeCommand(&c)
-			if err != nil {
-				return time.Time{}, err
-			}
-			b, ok := body.(*order.BeginNotifications)
-			if !ok {
-				return time.Time{}, fmt.Errorf("%w: command %s is not what it should be", millrace.ErrCorrupt, c.ID)
-			}
+		body, err := t.n.fact(ctx, order.NotificationsBegunID)
+		if b, ok := body.(*order.BeginNotifications); ok {
 			return b.Since, nil
 		}
+		if err == nil {
+			return time.Time{}, fmt.Errorf("%w: command %s is not what it should be", millrace.ErrCorrupt, order.NotificationsBegunID)
+		}
 		if errors.Is(err, millrace.ErrNotFound) {
-			err = t.accept(ctx, order.NotificationsBegunID, order.NotificationsBegunStream, "", &order.BeginNotifications{Since: t.began})
+			err = t.n.accept(ctx, millrace.Command{
+				ID: order.NotificationsBegunID, Stream: order.NotificationsBegunStream, Body: &order.BeginNotifications{Since: t.began},
+				Source: "process " + order.ProcessNotifications,
+			})
 		}
 		if err == nil || errors.Is(err, millrace.ErrKeyReused) { // another node was first
 			continue
@@ -221,13 +219,11 @@ func pause(ctx context.Context, d time.Duration) {
 // call sends a notification, unless the log has that it was sent. Documents can be lost with the newest of them, and the
 // process then makes its calls again; facts are not lost.
 func (t *notifier) call(ctx context.Context, c *millrace.CallRequest) ([]byte, error) {
-	if cl := t.n.cluster; cl != nil {
-		p := c.Stream.Partition(t.n.store.Partitions())
-		if err := cl.calls.begin(ctx, p); err != nil {
-			return nil, err
-		}
-		defer cl.calls.end(p)
+	done, err := t.n.calling(ctx, roleNotify, c.Stream)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	r, err := t.recorded(ctx, c.ID)
 	if errors.Is(err, millrace.ErrNotFound) {
 		if r, err = t.dispatcher.Call(ctx, c); err == nil {
@@ -242,11 +238,7 @@ func (t *notifier) call(ctx context.Context, c *millrace.CallRequest) ([]byte, e
 
 // recorded is what became of a notification. Errors: [millrace.ErrNotFound].
 func (t *notifier) recorded(ctx context.Context, id string) (r notice.Result, err error) {
-	c, err := t.n.store.Command(ctx, id)
-	if err != nil {
-		return r, err
-	}
-	body, err := t.n.registry.DecodeCommand(&c)
+	body, err := t.n.fact(ctx, id)
 	if err != nil {
 		return r, err
 	}
@@ -264,7 +256,7 @@ func (t *notifier) record(ctx context.Context, c *millrace.CallRequest, r *notic
 	defer cancel()
 	body := &order.RecordNotification{Name: c.Name, Status: r.Status, Detail: r.Detail}
 	for {
-		err := t.accept(ctx, c.ID, order.NotificationStream(c.Stream.ID()), c.CorrelationID, body)
+		err := t.n.keepFact(ctx, c, order.NotificationStream(c.Stream.ID()), body)
 		if err == nil || errors.Is(err, millrace.ErrKeyReused) {
 			return
 		}
@@ -274,17 +266,6 @@ func (t *notifier) record(ctx context.Context, c *millrace.CallRequest, r *notic
 		}
 		pause(ctx, followAgain)
 	}
-}
-
-func (t *notifier) accept(ctx context.Context, id string, s millrace.Stream, correlation string, body any) error {
-	name, data, err := t.n.registry.EncodeCommand(body)
-	if err != nil {
-		return err
-	}
-	_, err = t.n.processor.Accept(ctx, millrace.Command{
-		ID: id, Stream: s, Type: name, Data: data, Body: body, CorrelationID: correlation, Source: "process " + order.ProcessNotifications,
-	})
-	return err
 }
 
 // shownCall is a notification as the API shows it.

@@ -78,3 +78,26 @@ func (p *progress) end() {
 	p.bars.Wait()
 	p.bar = nil
 }
+
+// laterProgress is the progress of what follows on something else, in a number that is known then.
+type laterProgress struct {
+	out    io.Writer
+	what   string
+	quiet  bool
+	before *progress // ends when this one begins
+	own    *progress
+}
+
+func (p *laterProgress) set(done, of int) {
+	if p.own == nil {
+		p.before.end()
+		p.own = newProgress(p.out, p.what, of, p.quiet)
+	}
+	p.own.set(done)
+}
+
+func (p *laterProgress) end() {
+	if p.own != nil {
+		p.own.end()
+	}
+}

@@ -89,13 +89,16 @@ func (c *cluster) newLeases(partitions int, o lease.Options) {
 		}
 		return lease.New(c.driver.Leases(r), o)
 	}
-	// Consumers go by what is owned: see follow.
-	c.feed = manager(pgstore.Feed, func(ctx context.Context, _ int) { <-ctx.Done() })
-	c.notify = manager(pgstore.Notify, func(ctx context.Context, partition int) {
-		c.calls.serve(partition)
-		<-ctx.Done()
-		c.calls.leave(partition)
-	})
+	// Consumers go by what is owned (see follow), and the calls of processes by what is served.
+	serving := func(role string) func(context.Context, int) {
+		return func(ctx context.Context, partition int) {
+			c.calls[role].serve(partition)
+			<-ctx.Done()
+			c.calls[role].leave(partition)
+		}
+	}
+	c.feed = manager(pgstore.Feed, serving(roleFeed))
+	c.notify = manager(pgstore.Notify, serving(roleNotify))
 }
 
 // ownership is who owns what in a role.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/localstore"
@@ -43,8 +44,11 @@ type serveOptions struct {
 	smtpURL    string
 	// notifyWebhook and smtpURL hold secrets.
 	notifyWebhook string
-	logLevel      string
-	logFormat     string
+	// payments may hold a secret too.
+	payments  string
+	fulfil    order.FulfilmentOptions
+	logLevel  string
+	logFormat string
 }
 
 func newServeCommand() *cobra.Command {
@@ -79,6 +83,12 @@ those under way, and closes the store.
 	f.StringSliceVar(&o.notify, "notify", nil, "how customers are told about their orders: log, email, webhook, or none (default: none; log with --demo)")
 	f.StringVar(&o.smtpURL, "smtp-url", "", "mail server, as smtp://user:password@host:587?from=shop@example.org, or smtps://…")
 	f.StringVar(&o.notifyWebhook, "notify-webhook", "", "`URL` that notifications are posted to")
+	f.StringVar(&o.payments, "payments", payOnAccount, "how orders are paid: account (on account, nobody is asked), manual (whoever is paid says so), or the URL of a payment gateway")
+	f.StringVar((*string)(&o.fulfil.Until), "fulfil-until", string(order.UntilDelivered), "how far orders are carried by themselves: confirmed, packed, shipped or delivered")
+	f.DurationVar(&o.fulfil.PaymentTimeout, "payment-timeout", 0, "how long an order waits for its payment before it is cancelled (default 15m)")
+	f.DurationVar(&o.fulfil.ReservationExpiry, "reservation-expiry", 0, "how long an order that is not confirmed holds stock (default 1h)")
+	f.DurationVar(&o.fulfil.BackorderFor, "backorder-for", 0, "how long an order waits for stock that is short, where it may (default 168h)")
+	f.DurationVar(&o.fulfil.BackorderRetry, "backorder-retry", 0, "how long after stock was short it is asked for again, doubling up to 6h (default 1m)")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "auto", "text, json, or auto: text on a terminal, else json")
 	return c
@@ -120,6 +130,9 @@ func (o *serveOptions) check() error {
 		}
 	}
 	if _, err := o.notifications(slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	if _, err := o.fulfilment(); err != nil {
 		return err
 	}
 	_, err := newLogger(o.logLevel, o.logFormat)
@@ -183,6 +196,10 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	fulfil, err := o.fulfilment()
+	if err != nil {
+		return err
+	}
 	if o.data == "" && o.store == "" {
 		o.data = "millrace-data"
 		if o.demo {
@@ -218,7 +235,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	n, err := newNode(ctx, store, nodeOptions{
 		pauseCommand: slices.Contains(o.paused, "command"), pauseFeed: slices.Contains(o.paused, "feed"),
-		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, roles: o.roles, notify: channels, log: log,
+		maxBacklog: o.maxBacklog, holdReadModels: o.hold, cluster: shared, roles: o.roles, notify: channels, fulfil: fulfil, log: log,
 	})
 	if err != nil {
 		return errors.Join(err, lns.close())

@@ -33,8 +33,9 @@ const (
 // several commands share. What belongs to one run, such as the seed of a simulation, is said with that run.
 func settingNames() []string {
 	return []string{
-		"admin", "data", "demo", "direct", "hold-read-models", "http", "insecure", "log-format", "log-level", "max-backlog", "node", "notify",
-		"notify-webhook", "output", "partitions", "paused", "quiet", "retry-for", "server", "smtp-url", "store",
+		"admin", "backorder-for", "backorder-retry", "data", "demo", "direct", "fulfil-until", "hold-read-models", "http", "insecure",
+		"log-format", "log-level", "max-backlog", "node", "notify", "notify-webhook", "output", "partitions", "paused", "payment-timeout",
+		"payments", "quiet", "reservation-expiry", "retry-for", "roles", "server", "smtp-url", "store",
 	}
 }
 

@@ -55,6 +55,9 @@ func (e *FileError) ExitCode() int {
 type Options struct {
 	// Location is the zone of the times in the file, which names none. Defaults to UTC.
 	Location *time.Location
+	// Fulfil makes orders that carry themselves through, with stock for each of their lines. Defaults to orders that wait for
+	// commands, and stock for goods only.
+	Fulfil bool
 	// MaxText bounds the uncompressed text in bytes. Defaults to MaxText, which is also the most.
 	MaxText int64
 }
@@ -63,6 +66,7 @@ type Options struct {
 type File struct {
 	columns  columns
 	zone     *time.Location
+	fulfil   bool
 	chunks   [][]byte
 	rows     []ref
 	invoices []group
@@ -133,7 +137,7 @@ func Read(r io.Reader, o *Options) (*File, error) {
 	}
 	bounded := &boundedReader{r: plain, left: limit}
 	rows := newRowReader(bounded)
-	f := &File{zone: zone, byNumber: map[string]int32{}}
+	f := &File{zone: zone, fulfil: o != nil && o.Fulfil, byNumber: map[string]int32{}}
 	if err := f.header(rows); err != nil {
 		return nil, err
 	}

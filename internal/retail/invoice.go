@@ -65,6 +65,8 @@ type Invoice struct {
 	CustomerID string
 	Time       time.Time
 	Lines      []Line
+	// Fulfil: the order carries itself through.
+	Fulfil bool
 	// Reason says why the invoice is Unmapped; Raw are its rows then, up to a bound.
 	Reason string
 	Raw    []string
@@ -85,7 +87,7 @@ func (i *Invoice) Units() int64 {
 // invoice reads the rows of a group.
 func (f *File) invoice(g *group) *Invoice {
 	first := &f.rows[g.first]
-	out := &Invoice{Number: g.number, Line: int(first.line), Kind: Sale}
+	out := &Invoice{Number: g.number, Line: int(first.line), Kind: Sale, Fulfil: f.fulfil}
 	if g.number == "" {
 		out.Number = "line-" + strconv.Itoa(out.Line)
 		out.Reason = fmt.Sprintf("line %d: there is no invoice number that can be a part of an id", out.Line)
@@ -235,8 +237,12 @@ func (i *Invoice) Request() (Request, error) {
 	at := i.Time.Format(time.RFC3339)
 	switch i.Kind {
 	case Sale:
+		fulfilment := "manual"
+		if i.Fulfil {
+			fulfilment = "auto"
+		}
 		body, err := jsonx.Marshal(&orderBody{
-			ID: i.ID(), CustomerID: i.CustomerID, Channel: "import", Currency: Currency, Fulfilment: "manual", PlacedAt: at, Lines: i.Lines,
+			ID: i.ID(), CustomerID: i.CustomerID, Channel: "import", Currency: Currency, Fulfilment: fulfilment, PlacedAt: at, Lines: i.Lines,
 		})
 		return Request{Path: "/v1/orders", Body: body}, err
 	case Credit:
@@ -259,13 +265,14 @@ func (f *File) Reject(i *Invoice, reason string) *Invoice {
 	return out
 }
 
-// Receipts are the commands that receive an invoice's goods into stock, one for each line of goods above zero. Their ids
-// name the invoice and the line, so that a second run receives nothing again.
+// Receipts are the commands that receive an invoice's goods into stock, one for each line of goods above zero; where orders
+// carry themselves through, of everything above zero: such an order takes each of its lines from stock. Their ids name the
+// invoice and the line, so that a second run receives nothing again.
 func (i *Invoice) Receipts() ([][]byte, error) {
 	var out [][]byte
 	for n := range i.Lines {
 		l := &i.Lines[n]
-		if l.Quantity <= 0 || !IsGoods(l.SKU) {
+		if l.Quantity <= 0 || !i.Fulfil && !IsGoods(l.SKU) {
 			continue
 		}
 		body, err := jsonx.Marshal(&commandBody{

@@ -88,10 +88,14 @@ type Summary struct {
 	ReturnedMinor *int64 `json:"returned_minor,omitempty"`
 	// StockReceipts are the receipts of this run into stock, StockReplayed those of an earlier run, StockRefused
 	// those that the server refused.
-	StockReceipts int     `json:"stock_receipts"`
-	StockReplayed int     `json:"stock_replayed"`
-	StockRefused  int     `json:"stock_refused"`
-	Seconds       float64 `json:"seconds"`
+	StockReceipts int `json:"stock_receipts"`
+	StockReplayed int `json:"stock_replayed"`
+	StockRefused  int `json:"stock_refused"`
+	// Fulfilment counts the orders by where they have come to: "completed", "cancelled". Unfinished are those among them that
+	// were on their way still when the run ended. Only of a file whose orders carry themselves through.
+	Fulfilment map[string]int `json:"fulfilment,omitempty"`
+	Unfinished int            `json:"unfinished,omitzero"`
+	Seconds    float64        `json:"seconds"`
 }
 
 // Check says whether every invoice ended as exactly one thing.
@@ -111,6 +115,11 @@ type Options struct {
 	Concurrency int
 	// Settle is how long a kept command may wait for its decision. Defaults to DefaultSettle.
 	Settle time.Duration
+	// Fulfil waits, when everything was sent, until the orders have come to their ends; for as long as Settle without any that
+	// does. Defaults to not.
+	Fulfil bool
+	// OnFulfilled is told how many orders have come to their ends, of how many. Defaults to nothing.
+	OnFulfilled func(done, of int)
 	// OnDone is told of every invoice when it has its outcome, one at a time. Rejection is nil for orders, returns and
 	// replays. Defaults to nothing.
 	OnDone func(i *retail.Invoice, o Outcome, r *Rejection) error
@@ -159,7 +168,7 @@ func Run(ctx context.Context, c *client.Client, f *retail.File, o *Options) (*Su
 		return workers.Wait()
 	})
 	sum := &Summary{Currency: retail.Currency}
-	tally := tally{Summary: sum}
+	tally := tally{Summary: sum, waits: r.Fulfil}
 	group.Go(func() error {
 		var failed error
 		for res := range r.done {
@@ -178,6 +187,9 @@ func Run(ctx context.Context, c *client.Client, f *retail.File, o *Options) (*Su
 		err = ctx.Err()
 	}
 	tally.finish()
+	if err == nil && r.Fulfil {
+		err = r.fulfil(ctx, tally.placed, sum)
+	}
 	sum.Seconds = time.Since(r.start).Seconds()
 	return sum, err
 }
@@ -209,7 +221,9 @@ type receipts struct{ fresh, replayed, refused int }
 type tally struct {
 	*Summary
 	total, returned int64
-	unknown         bool // a total was not told
+	unknown         bool     // a total was not told
+	placed          []string // the ids of the orders, those of earlier runs included, where they are to be waited for
+	waits           bool
 }
 
 func (t *tally) add(r *result) {
@@ -218,6 +232,9 @@ func (t *tally) add(r *result) {
 	t.StockReceipts += r.receipts.fresh
 	t.StockReplayed += r.receipts.replayed
 	t.StockRefused += r.receipts.refused
+	if t.waits && r.invoice.Kind == retail.Sale && (r.outcome == Ordered || r.outcome == Replayed) {
+		t.placed = append(t.placed, r.invoice.ID())
+	}
 	switch r.outcome {
 	case Ordered:
 		t.Orders++

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -375,7 +376,7 @@ func (p *Processor) settleIn(it *item, found *millrace.Finding) (_ *item, replay
 		return nil, false, p.giveUp(it, found.Err)
 	}
 	it.seen.version = found.Version
-	if err := p.admit(len(it.cmd.Data)); err != nil {
+	if err := p.admit(it.cmd.ID, len(it.cmd.Data)); err != nil {
 		return nil, false, p.giveUp(it, err)
 	}
 	return it, false, nil
@@ -451,16 +452,24 @@ func (p *Processor) giveUp(it *item, err error) error {
 
 const queueName = "queue"
 
+// processRoom is how many times the bounds hold for the commands of processes. They carry on what was accepted before: new
+// commands, of which there can be any number, must not keep those from their ends that are on their way.
+const processRoom = 2
+
 // admit says whether one more command may come in, and counts it.
-func (p *Processor) admit(size int) error {
+func (p *Processor) admit(id string, size int) error {
 	if err := p.store.Writable(); err != nil {
 		return err
 	}
-	if p.store.Backlog() >= p.o.MaxBacklog {
+	room := int64(1)
+	if strings.HasPrefix(id, millrace.StepPrefix) {
+		room = processRoom
+	}
+	if p.store.Backlog() >= room*p.o.MaxBacklog {
 		return &millrace.OverloadError{What: "backlog", RetryAfter: overloadRetry}
 	}
 	n, b := p.inMemory.Add(1), p.inBytes.Add(int64(size))
-	if n > int64(p.o.MaxQueue) || b > maxQueueBytes {
+	if n > room*int64(p.o.MaxQueue) || b > room*maxQueueBytes {
 		p.release(1, size)
 		return &millrace.OverloadError{What: queueName, RetryAfter: overloadRetry}
 	}

@@ -48,6 +48,19 @@ func TestFullQueue(t *testing.T) {
 		_, err := p.Accept(ctx, add(fmt.Sprint("more", i), "b", 1))
 		overloaded(t, s, fmt.Sprint("more", i), "queue", err)
 	}
+	// What a process sends on the way of something that was accepted has room of its own, with a bound too.
+	for i := range 9 {
+		id := fmt.Sprint(millrace.StepPrefix, "x/b/", i)
+		r, err := p.Accept(ctx, addNote(id, "a", 1, "slow"))
+		if i < 8 && err != nil {
+			t.Fatal(err)
+		}
+		if i == 8 {
+			overloaded(t, s, id, "queue", err)
+			continue
+		}
+		receipts = append(receipts, r)
+	}
 	// What is known costs nothing.
 	if r, err := p.Accept(ctx, add("first", "a", 1)); err != nil || !r.Replayed {
 		t.Errorf("a replay during an overload: %v", err)

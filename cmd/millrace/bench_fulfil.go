@@ -23,6 +23,8 @@ const (
 	fulfilLines = 3
 	// fulfilBatch is how many orders a client places at once.
 	fulfilBatch = 100
+	// placeAgain is the pause before orders are placed again for which there was no room.
+	placeAgain = 20 * time.Millisecond
 	// byHand is how many orders of the control are on their way at a time: it waits for each answer.
 	byHand = 1024
 )
@@ -127,18 +129,34 @@ func measureFulfil(ctx context.Context, b *bed, o *benchOptions, r *result, item
 				cs = append(cs, fulfilOrder(i, "auto"))
 				placed[i] = time.Now()
 			}
-			for _, a := range b.n.processor.AcceptAll(ctx, cs) {
-				if a.Err != nil {
-					return a.Err
-				}
-			}
-			return nil
+			return placeAll(ctx, b, cs)
 		})
 		if err != nil {
 			return err
 		}
 		return <-shipped
 	})
+}
+
+// placeAll has commands accepted. Where there is no room for some they are sent again: what else the server has to do comes
+// first, and customers wait.
+func placeAll(ctx context.Context, b *bed, cs []millrace.Command) error {
+	for len(cs) > 0 {
+		var again []millrace.Command
+		for i, a := range b.n.processor.AcceptAll(ctx, cs) {
+			var full *millrace.OverloadError
+			switch {
+			case errors.As(a.Err, &full):
+				again = append(again, cs[i])
+			case a.Err != nil:
+				return a.Err
+			}
+		}
+		if cs = again; len(cs) > 0 {
+			pause(ctx, placeAgain)
+		}
+	}
+	return ctx.Err()
 }
 
 // countShipped returns when all orders are shipped.

@@ -25,6 +25,9 @@ const (
 	fulfilBatch = 100
 	// placeAgain is the pause before orders are placed again for which there was no room.
 	placeAgain = 20 * time.Millisecond
+	// onTheWay is how many orders are between placed and shipped at a time: shops place orders without waiting for one another,
+	// but not more than can be carried.
+	onTheWay = 4000
 	// byHand is how many orders of the control are on their way at a time: it waits for each answer.
 	byHand = 1024
 )
@@ -117,15 +120,22 @@ func measureFulfil(ctx context.Context, b *bed, o *benchOptions, r *result, item
 	}
 	size, batches := b.size, (items+fulfilBatch-1)/fulfilBatch
 	placed := make([]time.Time, items)
+	room := make(chan struct{}, onTheWay)
 	return o.measure(r, "", items, size, func(lat *latencies) error {
 		shipped := make(chan error, 1)
 		from := b.n.store.Head()
 		counting, stop := context.WithCancel(ctx)
 		defer stop()
-		go func() { shipped <- countShipped(counting, b, from, placed, lat) }()
+		go func() { shipped <- countShipped(counting, b, from, placed, room, lat) }()
 		err := spread(ctx, min(o.clients, batches), batches, &latencies{}, func(_, batch int) error {
 			cs := make([]millrace.Command, 0, fulfilBatch)
 			for i := batch * fulfilBatch; i < min((batch+1)*fulfilBatch, items); i++ {
+				select {
+				case room <- struct{}{}:
+				case err := <-shipped:
+					shipped <- err
+					return err
+				}
 				cs = append(cs, fulfilOrder(i, "auto"))
 				placed[i] = time.Now()
 			}
@@ -159,8 +169,8 @@ func placeAll(ctx context.Context, b *bed, cs []millrace.Command) error {
 	return ctx.Err()
 }
 
-// countShipped returns when all orders are shipped.
-func countShipped(ctx context.Context, b *bed, from millrace.Cursor, placed []time.Time, lat *latencies) error {
+// countShipped returns when all orders are shipped, and makes room for others for each that is.
+func countShipped(ctx context.Context, b *bed, from millrace.Cursor, placed []time.Time, room <-chan struct{}, lat *latencies) error {
 	took := make([]time.Duration, 0, len(placed))
 	for batch, err := range b.n.store.Feed(ctx, millrace.FeedOptions{After: from, Follow: true}) {
 		if err != nil {
@@ -176,6 +186,7 @@ func countShipped(ctx context.Context, b *bed, from millrace.Cursor, placed []ti
 					return err
 				}
 				took = append(took, time.Since(placed[n]))
+				<-room
 			}
 		}
 		if len(took) == len(placed) {

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-io/millrace/internal/client"
 	"github.com/millrace-io/millrace/internal/jsonx"
 	"github.com/millrace-io/millrace/sim"
+	"github.com/millrace-io/millrace/sim/scenario"
 )
 
 // simulateFlags are the flags of simulate orders.
@@ -31,6 +32,9 @@ func newSimulateCommand() *cobra.Command {
 		Short: "Stand in for the world around a server: shops that order, a payment gateway",
 	}
 	cmd.AddCommand(newSimulateOrdersCommand(), newSimulateGatewayCommand())
+	for _, s := range scenario.All() {
+		cmd.AddCommand(newSimulateScenarioCommand(s))
+	}
 	return cmd
 }
 

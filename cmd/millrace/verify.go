@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +25,7 @@ const maxProblems = 100
 
 func newVerifyCommand() *cobra.Command {
 	var data, store, output string
+	var domain bool
 	c := &cobra.Command{
 		Use:   "verify",
 		Short: "Check everything that a store holds",
@@ -36,6 +39,10 @@ an outcome or a place among the undecided, and that documents and their indexes 
 owns nothing, changes nothing, and may run beside the nodes. Tables of an older or a newer version than this program's
 are refused, and left as they are.
 
+With --domain it reads all events of orders, stock and returns as well, and recomputes from them alone what they say: stock
+levels, totals, what was shipped, returned, paid and refunded; and between them that what left the stock is what was
+shipped, that nothing is reserved, authorised or owed for an order that has come to its end.
+
 Exits with 0 when all is well, with 3 when something is wrong, which it names, and with 1 when it could not check.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -48,15 +55,16 @@ Exits with 0 when all is well, with 3 when something is wrong, which it names, a
 			case store != "" && !isDSN(store):
 				return badSetting("store", "must begin with postgres:// or postgresql://")
 			case store != "":
-				return verifyShared(c, store, output)
+				return verifyShared(c, store, output, domain)
 			case data == "":
 				return badSetting("data", "must name the data folder, or --store a database")
 			}
-			return verify(c, data, output)
+			return verify(c, data, output, domain)
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "data folder")
 	c.Flags().StringVar(&store, "store", "", "PostgreSQL database that nodes share, as postgres://…; instead of --data")
+	c.Flags().BoolVar(&domain, "domain", false, "check the sums of stock and money too, from events alone")
 	outputFlag(c, &output)
 	return c
 }
@@ -69,9 +77,11 @@ type verdict struct {
 	Repaired []string `json:"repaired,omitempty"` // what a crash had left torn, and opening the store mended
 	Events   uint64   `json:"events"`
 	Backlog  int64    `json:"backlog"`
+	// Domain is of --domain.
+	Domain *domainVerdict `json:"domain,omitempty"`
 }
 
-func verify(c *cobra.Command, data, output string) error {
+func verify(c *cobra.Command, data, output string, domain bool) error {
 	if _, err := os.Stat(filepath.Join(data, "journal")); errors.Is(err, fs.ErrNotExist) {
 		// Opening would make a new store, and a new store is always in order.
 		if _, err := os.Stat(filepath.Join(data, "ANCHOR")); errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +103,7 @@ func verify(c *cobra.Command, data, output string) error {
 	case err != nil:
 		return err
 	default:
-		if err := v.check(c.Context(), store); err != nil {
+		if err := v.check(c.Context(), store, domain); err != nil {
 			return err
 		}
 	}
@@ -110,8 +120,11 @@ func (v *verdict) report(p string) {
 }
 
 // check reads all of a store, and closes it.
-func (v *verdict) check(ctx context.Context, store *millrace.Store) error {
+func (v *verdict) check(ctx context.Context, store *millrace.Store, domain bool) error {
 	err := store.Verify(ctx, v.report)
+	if err == nil && domain {
+		err = v.checkDomain(ctx, store)
+	}
 	for _, p := range store.Head().Positions {
 		v.Events += p
 	}
@@ -121,7 +134,7 @@ func (v *verdict) check(ctx context.Context, store *millrace.Store) error {
 
 // verifyShared checks a store that nodes may be at work on. It owns no partition and changes no table, so that nothing of
 // theirs is touched.
-func verifyShared(c *cobra.Command, dsn, output string) error {
+func verifyShared(c *cobra.Command, dsn, output string, domain bool) error {
 	ctx := c.Context()
 	v := verdict{Problems: []string{}}
 	failed := make(chan error, 1) // the store calls once
@@ -134,7 +147,7 @@ func verifyShared(c *cobra.Command, dsn, output string) error {
 	case err != nil:
 		return err
 	default:
-		if err := v.check(ctx, store); err != nil {
+		if err := v.check(ctx, store, domain); err != nil {
 			return err
 		}
 	}
@@ -167,6 +180,16 @@ func printVerdict(c *cobra.Command, v *verdict, output string) error {
 		}
 		if v.OK {
 			_, _ = fmt.Fprintf(c.OutOrStdout(), "all is well: %d events, %d commands undecided\n", v.Events, v.Backlog)
+		}
+		if d := v.Domain; d != nil {
+			t := &d.Totals
+			_, _ = fmt.Fprintf(c.OutOrStdout(), "%d orders, of which %d are on their way; stock: %d received, %d adjusted, %d committed, %d on hand, %d reserved\n",
+				t.Orders, d.Unsettled, t.Received, t.Adjusted, t.Committed, t.OnHand, t.Reserved)
+			for _, code := range slices.Sorted(maps.Keys(t.Money)) {
+				m := t.Money[code]
+				_, _ = fmt.Fprintf(c.OutOrStdout(), "%s: %s ordered, %s captured, %s paid otherwise, %s refunded\n",
+					code, m.Ordered, m.Captured, m.Otherwise, m.Refunded)
+			}
 		}
 	}
 	if !v.OK {

@@ -107,9 +107,14 @@ func (a *Audit) Add(e *millrace.Recorded) {
 // Finish says what was found so far, and between the streams as they are now; more may be added then. settled says that the
 // processes were at rest: then what an order's end leads to must be done, and not only be under way.
 func (a *Audit) Finish(settled bool) Findings {
+	return a.FinishSome(func(string) bool { return settled })
+}
+
+// FinishSome is [Audit.Finish] where some orders are settled, by their ids, and others are not.
+func (a *Audit) FinishSome(settled func(id string) bool) Findings {
 	found := &Audit{broken: slices.Clone(a.broken), more: a.more}
 	for _, id := range slices.Sorted(maps.Keys(a.orders)) {
-		a.orders[id].finish(found, millrace.NewStream(CategoryOrder, id), settled)
+		a.orders[id].finish(found, millrace.NewStream(CategoryOrder, id), settled(id))
 	}
 	totals := a.totals
 	totals.Orders = 0

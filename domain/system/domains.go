@@ -6,7 +6,9 @@ import (
 )
 
 // Categories are those of the system's own streams: nobody sends them commands but by the routes that are made for them.
-func Categories() []string { return []string{letter.Category, letter.CategoryJob, letter.CategoryConsumer} }
+func Categories() []string {
+	return []string{letter.Category, letter.CategoryJob, letter.CategoryConsumer}
+}
 
 // Domains are the rules of what is decided about Millrace itself.
 func Domains() []millrace.Definition {

@@ -34,6 +34,7 @@ type line struct {
 }
 
 type orderRequest struct {
+	ID         string `json:"id"`
 	CustomerID string `json:"customer_id"`
 	Currency   string `json:"currency"`
 	Fulfilment string `json:"fulfilment"`
@@ -174,7 +175,7 @@ func (s *story) stockUp(ctx context.Context, needed map[string]int64) error {
 
 // place places a customer's order.
 func (s *story) place(ctx context.Context, c *customer) error {
-	return s.must(ctx, "/v1/orders", c.id, &orderRequest{CustomerID: "of-" + c.id, Currency: "EUR", Fulfilment: "auto", Lines: c.lines})
+	return s.must(ctx, "/v1/orders", c.id, &orderRequest{ID: c.id, CustomerID: "of-" + c.id, Currency: "EUR", Fulfilment: "auto", Lines: c.lines})
 }
 
 // instance is how far an order has come.

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/domain/order"
+	processes "github.com/millrace-io/millrace/process"
+)
+
+// domainVerdict is what verify --domain finds in the events.
+type domainVerdict struct {
+	order.Findings
+	// Unsettled are orders that were on their way: of them it is not said yet that everything must be done.
+	Unsettled int `json:"unsettled"`
+}
+
+// checkDomain recomputes stock and money from events, and reports where they do not add up.
+func (v *verdict) checkDomain(ctx context.Context, store *millrace.Store) error {
+	registry, err := millrace.NewRegistry(domains()...)
+	if err != nil {
+		return err
+	}
+	unsettled, err := newUnsettled(ctx, store)
+	if err != nil {
+		return err
+	}
+	var audit order.Audit
+	for events, err := range store.Feed(ctx, millrace.FeedOptions{}) {
+		if err != nil {
+			return err
+		}
+		for i := range events {
+			e := &events[i]
+			switch e.Stream.Category() {
+			case order.CategoryOrder, order.CategoryStock, order.CategoryReturn:
+			default:
+				continue
+			}
+			if _, err := registry.Body(e); err != nil {
+				v.report(fmt.Sprintf("domain: event %s cannot be read: %v", e.ID(), err))
+				continue
+			}
+			unsettled.see(e)
+			audit.Add(e)
+		}
+	}
+	f := audit.FinishSome(func(id string) bool { return !unsettled.orders[id] })
+	v.Domain = &domainVerdict{Findings: f, Unsettled: len(unsettled.orders)}
+	for _, b := range f.Broken {
+		at := string(b.Stream)
+		if b.Version > 0 {
+			at = fmt.Sprintf("%s at version %d", at, b.Version)
+		}
+		v.report(fmt.Sprintf("domain: %s: %s: %s", b.Name, at, b.Detail))
+	}
+	v.More += f.More
+	return nil
+}
+
+// unsettled are the orders that the process of fulfilment has not brought to their ends.
+type unsettled struct {
+	seen   millrace.Cursor // up to where the process has seen the log
+	orders map[string]bool
+}
+
+func newUnsettled(ctx context.Context, store *millrace.Store) (*unsettled, error) {
+	u := &unsettled{orders: map[string]bool{}}
+	var err error
+	if u.seen, err = store.Checkpoints(ctx, order.ProcessFulfilment); err != nil {
+		return nil, err
+	}
+	r := processes.NewReader(store, order.ProcessFulfilment, order.CategoryOrder)
+	for d, err := range r.Instances(ctx, millrace.Query{Index: -1, Partition: -1}) {
+		if err != nil {
+			return nil, err
+		}
+		i, err := millrace.InstancesTable.Decode(d.Data)
+		if err != nil {
+			return nil, err
+		}
+		if !i.Done {
+			u.orders[i.Stream.ID()] = true
+		}
+	}
+	return u, nil
+}
+
+// see notes an order of which the process has not seen everything.
+func (u *unsettled) see(e *millrace.Recorded) {
+	if e.Stream.Category() == order.CategoryOrder && e.Position > u.seen.Position(e.Partition) {
+		u.orders[e.Stream.ID()] = true
+	}
+}

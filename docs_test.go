@@ -153,6 +153,8 @@ func TestDocumentedNames(t *testing.T) {
 		{"domain/order/decide.go", `Code\w+ += "(\w+)"`, "docs/reference/refusals.md"},
 		{"domain/order/stock_decide.go", `Code\w+ += "(\w+)"`, "docs/reference/refusals.md"},
 		{"domain/order/returned.go", `Code\w+ += "(\w+)"`, "docs/reference/refusals.md"},
+		{"domain/system/consumer_decide.go", `Code\w+ += "(\w+)"`, "docs/reference/refusals.md"},
+		{"domain/system/consumer.go", `(?m)^\t(Max\w+) +=`, "docs/reference/limits.md"},
 		{"httpapi/problem.go", `&kind\{"(\w+)"`, "docs/reference/http.md"},
 		{"internal/metrics/metrics.go", `"(millrace_\w+)"`, "docs/reference/metrics.md"},
 		{"command.go", `Reason\w+ += "(\w+)"`, "docs/reference/dead-letters.md"},

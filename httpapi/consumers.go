@@ -31,11 +31,11 @@ type RedriveAsk struct {
 
 // consumerStatus is how a consumer is.
 type consumerStatus struct {
-	Name string `json:"name"`
-	Standing
+	Name   string `json:"name"`
 	Gap    uint64 `json:"gap"`    // events behind; of the deciding, commands
 	Parked int    `json:"parked"` // streams that wait behind a failed event, up to maxCounted
 	Cursor string `json:"cursor"` // what it has seen
+	Standing
 }
 
 type consumerList struct {

@@ -106,9 +106,9 @@ func (p *asker) consumers() error {
 		return err
 	}
 	w := tabwriter.NewWriter(p.OutOrStdout(), 0, 4, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NAME\tSTATE\tGAP\tPARKED\tSINCE\tBY\tREASON")
+	_, _ = fmt.Fprintln(w, "NAME\tGAP\tPARKED\tSTATE\tSINCE\tBY\tREASON")
 	for _, s := range all.Items {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\n", s.Name, s.State, s.Gap, s.Parked,
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\n", s.Name, s.Gap, s.Parked, s.State,
 			cmp.Or(formatTime(s.Since), "-"), cmp.Or(s.By, "-"), cmp.Or(s.Reason, "-"))
 	}
 	return w.Flush()

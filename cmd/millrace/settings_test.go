@@ -47,7 +47,7 @@ func TestPrecedenceOfSettings(t *testing.T) {
 		"http": {"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, "insecure": {"true", "false", "true"}, "hold-read-models": {"true", "false", "true"},
 		"log-format": {"json", "text", "auto"}, "log-level": {"debug", "warn", "error"}, "max-backlog": {"1", "2", "3"},
 		"output": {"json", "text", "json"}, "partitions": {"1", "2", "3"}, "paused": {"[command]", "[feed]", "[command,feed]"},
-		"quiet": {"true", "false", "true"}, "retry-for": {"1s", "2s", "3s"}, "server": {"[http://a]", "[http://b]", "[http://c,http://d]"},
+		"roles": {"[intake]", "[command,feed]", "[notify]"}, "quiet": {"true", "false", "true"}, "retry-for": {"1s", "2s", "3s"}, "server": {"[http://a]", "[http://b]", "[http://c,http://d]"},
 		"notify": {"[log]", "[none]", "[email,webhook]"}, "smtp-url": {"smtp://a", "smtp://b", "smtp://c"},
 		"notify-webhook": {"https://a", "https://b", "https://c"},
 		"direct":         {"none", "postgres://b/b", "postgres://c/c"}, "node": {"a", "b", "c"}, "store": {"postgres://a/a", "postgres://b/b", "postgres://c/c"},

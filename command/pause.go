@@ -19,9 +19,6 @@ func (p *Processor) Pause() { p.turn(true) }
 // Resume goes on with the deciding, with the backlog first.
 func (p *Processor) Resume() { p.turn(false) }
 
-// Paused says whether the processor is paused.
-func (p *Processor) Paused() bool { return p.paused.Load() }
-
 func (p *Processor) turn(paused bool) {
 	if p.paused.Swap(paused) == paused {
 		return

@@ -345,3 +345,34 @@ func TestMoreNodesThanPartitions(t *testing.T) {
 		t.Errorf("%d partitions are spread", total)
 	}
 }
+
+// Of what is free a node takes first what it prefers, whatever the order of the partitions. Without a preference, which is the
+// control, it takes the first ones.
+func TestPreferredFirst(t *testing.T) {
+	odd := []int{1, 3, 5, 7, 9, 11, 13, 15}
+	for _, c := range []struct {
+		prefer func() []int
+		want   []int
+	}{{func() []int { return odd }, odd}, {nil, []int{0, 1, 2, 3, 4, 5, 6, 7}}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.table.nodes["b"] = time.Now().Add(time.Hour) // another one, to which the other half belongs
+			m := lease.New(&backend{t: w.table, node: "a", known: map[int]uint64{}}, lease.Options{
+				Node: "a", Partitions: partitions, Every: every, Prefer: c.prefer,
+				Serve: func(ctx context.Context, _ int, _ uint64) error { <-ctx.Done(); return nil },
+			})
+			ctx, cancel := context.WithCancel(context.Background())
+			ended := make(chan error, 1)
+			go func() { ended <- m.Run(ctx) }()
+			synctest.Wait()
+			owned, _ := m.Owned()
+			if got := slices.Sorted(maps.Keys(owned)); !slices.Equal(got, c.want) {
+				t.Errorf("owned are %v, want %v", got, c.want)
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

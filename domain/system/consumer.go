@@ -18,8 +18,9 @@ const CategoryConsumer = letter.CategoryConsumer
 const Deciding = "command"
 
 const (
-	// MaxBy and MaxReason bound, in bytes, who does something and why: a name, and a sentence or two.
-	MaxBy     = 200
+	// MaxBy bounds, in bytes, who does something: a name.
+	MaxBy = 200
+	// MaxReason bounds why: a sentence or a few.
 	MaxReason = 1000
 
 	// consumerStateVersion changes with the state of consumers or its evolve.

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/command"
 	"github.com/millrace-io/millrace/domain/order"
+	"github.com/millrace-io/millrace/lease"
 	"github.com/millrace-io/millrace/pgstore"
 )
 
@@ -107,19 +108,22 @@ func (b *benchStore) close(ctx context.Context) error {
 	return errors.Join(b.store.Close(), b.drop(ctx))
 }
 
-// ownsAll waits until the node owns every partition: the taking is not part of any figure.
-func (b *benchStore) ownsAll(ctx context.Context) error {
-	for {
-		owned, changed := b.cluster.leases.Owned()
-		if len(owned) == b.store.Partitions() {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
+// ownsAll waits until the node owns every partition in some roles: the taking is not part of any figure.
+func (b *benchStore) ownsAll(ctx context.Context, roles ...*lease.Manager) error {
+	for _, m := range roles {
+		for {
+			owned, changed := m.Owned()
+			if len(owned) == b.store.Partitions() {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 	}
+	return nil
 }
 
 // newSharedBed is a node on a store in a database.
@@ -135,7 +139,7 @@ func newSharedBed(ctx context.Context, o *benchOptions, no nodeOptions) (*bed, e
 	}
 	stop := running(ctx, n.run)
 	b := &bed{n: n, size: func() (int64, error) { return s.written(ctx) }, stop: func() error { return errors.Join(stop(), s.close(ctx)) }}
-	if err := s.ownsAll(ctx); err != nil {
+	if err := s.ownsAll(ctx, s.cluster.leases, s.cluster.feed); err != nil {
 		return nil, errors.Join(err, b.stop())
 	}
 	return b, nil
@@ -161,7 +165,7 @@ func withSharedProcessor(ctx context.Context, o *benchOptions, paused bool, f fu
 	}
 	p := newProcessor(s.store, registry, command.Options{Paused: paused}, s.cluster)
 	stop := running(ctx, s.cluster.decide)
-	err = s.ownsAll(ctx)
+	err = s.ownsAll(ctx, s.cluster.leases)
 	if err == nil {
 		err = f(p, func() (int64, error) { return s.written(ctx) })
 	}

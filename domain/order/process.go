@@ -123,6 +123,7 @@ func (o *FulfilmentOptions) drives(to FulfilmentUntil) bool {
 func (f *Fulfilling) evolve(o *FulfilmentOptions, in *millrace.Input) *Fulfilling {
 	n := *f
 	n.Goods = slices.Clone(f.Goods) // what is behind the holds is copied where it changes
+	n.before = f.Goods
 	switch {
 	case in.Event != nil:
 		if in.Version != 0 && in.Version <= f.Version {
@@ -141,8 +142,8 @@ func (f *Fulfilling) evolve(o *FulfilmentOptions, in *millrace.Input) *Fulfillin
 	case in.Timer != "":
 		n.fire(o, in.Timer, in.At)
 	}
-	n.planStock(o, in.At)
-	n.planPayment(o, in.At)
+	l := n.planStock(o, in.At)
+	n.planPayment(o, in.At, &l)
 	return &n
 }
 

@@ -171,10 +171,10 @@ func (f *Fulfilling) owed() (d due, ok bool) {
 
 // planPayment decides on the next call. There is one at a time: what the gateway holds for an order is never more than one
 // authorisation, and what was asked for is wanted until its answer is a fact, because it may have been done.
-func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time) {
+func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time, l *outlook) {
 	p := &f.Pay
 	switch waits := f.cancellable() && !f.payable(); {
-	case !waits, p.Ask == "" && !f.ready():
+	case !waits, p.Ask == "" && !f.ready(l):
 		p.Since = time.Time{}
 	case p.Since.IsZero() && !f.failing():
 		p.Since = at
@@ -198,7 +198,7 @@ func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time) {
 		if f.Parcels > 0 && p.AgainAt.IsZero() && p.Captures <= maxPayAgain {
 			p.ask(payment.Capture, uint64(p.Captures)+1, 0, f.Total.Minor, safe.Payment) //nolint:gosec // a count
 		}
-	case p.Declined || f.failing() || f.Parcels == 0 && !f.ready() || p.Number >= f.LinesVersion:
+	case p.Declined || f.failing() || f.Parcels == 0 && !f.ready(l) || p.Number >= f.LinesVersion:
 	case p.Authorises >= maxAuthorises:
 		if p.Declined = true; f.cancellable() {
 			f.fail(ReasonPaymentDeclined)

@@ -40,11 +40,12 @@ func (f *Fulfilling) react(o *FulfilmentOptions) millrace.Reaction {
 		return millrace.Reaction{}
 	}
 	r := millrace.Reaction{Key: f.Customer, Steps: f.stockSteps(), Timers: f.timers(o), Calls: f.calls(o)}
-	own := f.own(o)
+	l := f.look()
+	own := f.own(o, &l)
 	if own.Name != "" && own.Name != f.Settled {
 		r.Steps = append(r.Steps, own)
 	}
-	r.State, r.Waits = f.stands(o)
+	r.State, r.Waits = f.stands(o, &l)
 	switch {
 	case f.Stuck != "":
 		r.State, r.Waits = FulfilmentStuck, f.Stuck
@@ -60,11 +61,11 @@ func (f *Fulfilling) react(o *FulfilmentOptions) millrace.Reaction {
 }
 
 // own is the next step on the order itself; one without a name where there is none.
-func (f *Fulfilling) own(o *FulfilmentOptions) millrace.Step {
+func (f *Fulfilling) own(o *FulfilmentOptions, l *outlook) millrace.Step {
 	step := func(name string, command any) millrace.Step {
 		return millrace.Step{Name: name, Stream: millrace.NewStream(CategoryOrder, f.ID), Command: command}
 	}
-	goes := f.ready() && f.payable()
+	goes := f.ready(l) && f.payable()
 	switch {
 	case f.failing():
 		return step(cancelStep(f.Fail), &CancelOrder{Reason: f.Fail})
@@ -72,10 +73,10 @@ func (f *Fulfilling) own(o *FulfilmentOptions) millrace.Step {
 		return step("confirm-"+strconv.FormatUint(f.LinesVersion, 10), &ConfirmOrder{Version: f.LinesVersion})
 	case f.Status == StatusConfirmed && goes && o.drives(UntilPacked):
 		return step("pack", &PackOrder{})
-	case f.Status == StatusPartlyShipped && f.GaveUp && !f.asking() && !goes:
+	case f.Status == StatusPartlyShipped && f.GaveUp && !l.asking() && !goes:
 		return step("close", &CloseOrder{Reason: ReasonOutOfStock})
 	case (f.Status == StatusPacked || f.Status == StatusPartlyShipped) && goes && o.drives(UntilShipped):
-		return step(f.parcel())
+		return step(f.parcel(l))
 	case (f.Status == StatusShipped || f.Status == StatusPartlyReturned) && !f.Delivered && o.drives(UntilDelivered):
 		return step("deliver", &DeliverOrder{})
 	}
@@ -89,9 +90,9 @@ func cancelStep(reason string) string {
 }
 
 // parcel is what is to be shipped next: everything, or the lines of which there is stock, whose name says which.
-func (f *Fulfilling) parcel() (name string, command *ShipOrder) {
+func (f *Fulfilling) parcel(l *outlook) (name string, command *ShipOrder) {
 	name, command = "ship-"+strconv.Itoa(f.Parcels+1), &ShipOrder{}
-	if f.whole() {
+	if l.whole() {
 		return name, command
 	}
 	digest := fnv.New32a()
@@ -103,30 +104,30 @@ func (f *Fulfilling) parcel() (name string, command *ShipOrder) {
 }
 
 // stands says where the order stands and what it waits for.
-func (f *Fulfilling) stands(o *FulfilmentOptions) (state, waits string) {
+func (f *Fulfilling) stands(o *FulfilmentOptions, l *outlook) (state, waits string) {
 	switch {
 	case f.Status == StatusCancelled && f.declinedRefund():
 		return f.refundDeclined()
-	case f.Status == StatusCancelled && !f.settled(o):
-		return FulfilmentUndoing, f.unsettled()
+	case f.Status == StatusCancelled && !f.settled(o, l):
+		return FulfilmentUndoing, f.unsettled(l)
 	case f.Status == StatusCancelled:
 		return FulfilmentCancelled, f.otherRefund()
 	case f.failing():
 		return FulfilmentUndoing, "the order to be cancelled: " + f.Fail
 	case f.cancellable():
-		return f.standsBeforeShipping(o)
+		return f.standsBeforeShipping(o, l)
 	case f.Status == StatusPartlyShipped:
-		return f.standsPartlyShipped(o)
+		return f.standsPartlyShipped(o, l)
 	}
-	return f.standsShipped(o)
+	return f.standsShipped(o, l)
 }
 
-func (f *Fulfilling) standsBeforeShipping(o *FulfilmentOptions) (state, waits string) {
+func (f *Fulfilling) standsBeforeShipping(o *FulfilmentOptions, l *outlook) (state, waits string) {
 	switch {
-	case f.asking():
-		return FulfilmentReserving, count(f.missing(), "stock of ", " SKU")
-	case !f.ready():
-		return FulfilmentBackordered, count(f.missing(), "stock of ", " SKU")
+	case l.asking():
+		return FulfilmentReserving, count(l.missing, "stock of ", " SKU")
+	case !f.ready(l):
+		return FulfilmentBackordered, count(l.missing, "stock of ", " SKU")
 	case !f.payable() && o.Payment == PaymentManual:
 		return FulfilmentAwaitingPayment, f.Total.String() + " to be paid"
 	case !f.payable():
@@ -139,14 +140,14 @@ func (f *Fulfilling) standsBeforeShipping(o *FulfilmentOptions) (state, waits st
 	return FulfilmentShipping, "the order to be shipped"
 }
 
-func (f *Fulfilling) standsPartlyShipped(o *FulfilmentOptions) (state, waits string) {
+func (f *Fulfilling) standsPartlyShipped(o *FulfilmentOptions, l *outlook) (state, waits string) {
 	if state, waits := f.standsUnpaid(o); state != "" {
 		return state, waits
 	}
-	if missing := f.missing(); missing > 0 && !f.GaveUp {
-		return FulfilmentPartlyShipped, count(missing, "stock of ", " SKU")
+	if l.missing > 0 && !f.GaveUp {
+		return FulfilmentPartlyShipped, count(l.missing, "stock of ", " SKU")
 	}
-	if f.GaveUp && !f.whole() {
+	if f.GaveUp && !l.whole() {
 		return FulfilmentPartlyShipped, "the rest to be given up"
 	}
 	return FulfilmentPartlyShipped, "the rest to be shipped"
@@ -172,7 +173,7 @@ func (f *Fulfilling) standsUnpaid(o *FulfilmentOptions) (state, waits string) {
 	return "", ""
 }
 
-func (f *Fulfilling) standsShipped(o *FulfilmentOptions) (state, waits string) {
+func (f *Fulfilling) standsShipped(o *FulfilmentOptions, l *outlook) (state, waits string) {
 	if state, waits := f.standsUnpaid(o); state != "" {
 		return state, waits
 	}
@@ -181,12 +182,12 @@ func (f *Fulfilling) standsShipped(o *FulfilmentOptions) (state, waits string) {
 		return f.refundDeclined()
 	case f.Pay.Refunds >= maxRefunds && f.Pay.Ask == "" && f.owes():
 		return FulfilmentStuck, "a refund by hand: there were as many as there can be"
-	case f.GaveUp && f.short() > 0:
-		return FulfilmentStuck, count(f.missing(), "stock of ", " SKU") + " that left without any"
+	case f.GaveUp && l.short > 0:
+		return FulfilmentStuck, count(l.missing, "stock of ", " SKU") + " that left without any"
 	case f.Status == StatusShipped && !f.Delivered, f.Status == StatusPartlyReturned && !f.Delivered && o.drives(UntilDelivered):
 		return FulfilmentDelivering, "the order to be delivered"
-	case !f.settled(o):
-		return FulfilmentSettling, f.unsettled()
+	case !f.settled(o, l):
+		return FulfilmentSettling, f.unsettled(l)
 	case f.Status == StatusReturned:
 		return FulfilmentReturned, f.otherRefund()
 	case f.Status == StatusPartlyReturned:
@@ -224,20 +225,15 @@ func (f *Fulfilling) otherRefund() string {
 }
 
 // settled says whether nothing is under way any more.
-func (f *Fulfilling) settled(o *FulfilmentOptions) bool {
+func (f *Fulfilling) settled(o *FulfilmentOptions, l *outlook) bool {
 	p := &f.Pay
-	for i := range f.Goods {
-		if it := &f.Goods[i]; len(it.holds) > 0 || len(it.debts) > 0 || len(it.cuts) > 0 {
-			return false
-		}
-	}
 	paying := o.Payment == PaymentGateway && (p.Ask != "" || len(p.Standing) > 0 || f.owes())
-	return len(f.Restocks) == 0 && !paying
+	return l.open+len(f.Restocks) == 0 && !paying
 }
 
 // unsettled says what is under way.
-func (f *Fulfilling) unsettled() string {
-	n := f.underWay() + len(f.Restocks)
+func (f *Fulfilling) unsettled(l *outlook) string {
+	n := l.underWay() + len(f.Restocks)
 	switch kind := f.Pay.kind(); {
 	case n > 0:
 		return count(n, "", " command") + " on stock"

@@ -39,6 +39,9 @@ type Fulfilling struct {
 	Refused      string    `json:"sr,omitempty"`
 	Stuck        string    `json:"x,omitempty"` // what a person has to look at
 	Pay          paying    `json:"p,omitzero"`
+
+	// before are the goods as they were before the last input: what is under way with them was wanted before. It is not kept.
+	before goods
 }
 
 // paying is how far the payment has come. Amounts are in minor units of the order's currency.

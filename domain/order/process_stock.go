@@ -42,43 +42,55 @@ func (it *good) held() (sum int64) {
 	return sum
 }
 
-// count counts the reservations that stand in one of some ways.
-func (f *Fulfilling) count(in string) (n int) {
+// outlook is how the stock of an order stands. It is looked at once for each input: an order may have thousands of SKUs.
+type outlook struct {
+	queued, asked, short, leaving int  // reservations, by what is under way with them
+	missing                       int  // SKUs that are not reserved as they are to be
+	open                          int  // SKUs of which anything is still to be done
+	some                          bool // there is something that can be shipped
+}
+
+func (f *Fulfilling) look() (l outlook) {
 	for i := range f.Goods {
-		for k := range f.Goods[i].holds {
-			if strings.IndexByte(in, f.Goods[i].holds[k].op) >= 0 {
-				n++
+		it := &f.Goods[i]
+		for k := range it.holds {
+			switch it.holds[k].op {
+			case opQueued:
+				l.queued++
+			case opReserve:
+				l.asked++
+			case opShort:
+				l.short++
+			case opCommit, opRelease:
+				l.leaving++
+			}
+		}
+		if len(it.holds)+len(it.debts)+len(it.cuts) > 0 {
+			l.open++
+		}
+		if it.left > 0 {
+			held := it.held()
+			l.some = l.some || held > 0
+			if held < it.left {
+				l.missing++
 			}
 		}
 	}
-	return n
+	return l
 }
-
-// underWay counts the commands on stock whose outcomes are awaited, restocks apart.
-func (f *Fulfilling) underWay() int { return f.count(string([]byte{opReserve, opCommit, opRelease})) }
 
 // asking says whether any stock is asked for, or is to be.
-func (f *Fulfilling) asking() bool { return f.count(string([]byte{opQueued, opReserve})) > 0 }
-
-// short counts the reservations of which there was too little stock.
-func (f *Fulfilling) short() int { return f.count(string([]byte{opShort})) }
-
-// missing counts the SKUs that are not reserved as they are to be.
-func (f *Fulfilling) missing() (n int) {
-	for i := range f.Goods {
-		if it := &f.Goods[i]; it.held() < it.left {
-			n++
-		}
-	}
-	return n
-}
+func (l *outlook) asking() bool { return l.queued+l.asked > 0 }
 
 // whole says whether all that is to leave is reserved.
-func (f *Fulfilling) whole() bool { return f.missing() == 0 }
+func (l *outlook) whole() bool { return l.missing == 0 }
+
+// underWay counts the commands on stock whose outcomes are awaited, restocks apart.
+func (l *outlook) underWay() int { return l.asked + l.leaving }
 
 // ready says whether there is stock to go on with: all of it, or, of an order that is sent in parts, some.
-func (f *Fulfilling) ready() bool {
-	return f.whole() || (f.Backorder == BackorderSplit || f.Parcels > 0) && !f.asking() && len(f.shippable()) > 0
+func (f *Fulfilling) ready(l *outlook) bool {
+	return l.whole() || (f.Backorder == BackorderSplit || f.Parcels > 0) && !l.asking() && l.some
 }
 
 // shippable is what is reserved of what is to leave, by lines.
@@ -179,8 +191,9 @@ func (f *Fulfilling) takeIn(lines []LineQuantity) {
 }
 
 // planStock says what is to be done on stock now, as far as there is room.
-func (f *Fulfilling) planStock(o *FulfilmentOptions, at time.Time) {
-	room := maxUnderWay - f.underWay()
+func (f *Fulfilling) planStock(o *FulfilmentOptions, at time.Time) outlook {
+	l := f.look()
+	room := maxUnderWay - l.underWay()
 	for i := range f.Goods {
 		if room <= 0 {
 			break
@@ -195,17 +208,18 @@ func (f *Fulfilling) planStock(o *FulfilmentOptions, at time.Time) {
 			}
 		}
 	}
-	switch {
-	case f.short() > 0:
+	switch l = f.look(); {
+	case l.short > 0:
 		if f.ShortAt.IsZero() {
 			f.ShortAt = at
 		}
 		if f.HeldAt = (time.Time{}); f.RetryAt.IsZero() {
 			f.RetryAt = at.Add(min(o.BackorderRetry<<min(f.Retries, 20), maxBackorderRetry))
 		}
-	case !f.asking():
+	case !l.asking():
 		f.ShortAt, f.RetryAt, f.Retries = time.Time{}, time.Time{}, 0
 	}
+	return l
 }
 
 // planCommits has what was shipped leave its reservations, the oldest first. Those whose outcomes are not known yet are
@@ -401,11 +415,20 @@ func ReservationOf(orderID string, n int) string {
 	return string(millrace.NewStream(CategoryOrder, orderID)) + "/" + strconv.Itoa(n)
 }
 
-// stockSteps are the commands on stock whose outcomes are not known.
+// same says whether reservations are those that they were: see change.
+func (it *good) same(before *good) bool {
+	return len(it.holds) == len(before.holds) && (len(it.holds) == 0 || &it.holds[0] == &before.holds[0])
+}
+
+// stockSteps are the commands on stock whose outcomes are not known, but for those of SKUs with which nothing began since the
+// last input: an order may have thousands.
 func (f *Fulfilling) stockSteps() []millrace.Step {
 	var steps []millrace.Step
 	for i := range f.Goods {
 		it := &f.Goods[i]
+		if i < len(f.before) && it.same(&f.before[i]) {
+			continue
+		}
 		for k := range it.holds {
 			if c := it.holds[k].command(f.ID); c != nil {
 				steps = append(steps, millrace.Step{Name: it.holds[k].step(), Stream: millrace.NewStream(CategoryStock, it.sku), Command: c})

@@ -42,10 +42,9 @@ type world struct {
 
 // worldFaults are protections that are taken away, to show that somebody would notice.
 type worldFaults struct {
-	command func(step string, command any) any      // what is sent in place of a command; nil for nothing
-	event   func(e *millrace.Recorded) (twice bool) // for the audit
-	always  func(kind payment.Kind) (ok bool)       // what the gateway says
-	kinds   map[payment.Kind]bool                   // calls that are named anew each time
+	command func(s millrace.Step) any         // what is sent in place of a command; nil for nothing
+	always  func(kind payment.Kind) (ok bool) // what the gateway says
+	fresh   payment.Kind                      // calls that are named anew each time
 }
 
 type gatewayAnswer struct {
@@ -150,9 +149,59 @@ func (w *world) decide(name millrace.Stream) {
 	for k := range s.events[n:] {
 		w.audit.Add(&s.events[n+k])
 	}
+	if c.Type == "ConfirmOrder" && len(s.events) > n && strings.HasPrefix(id, millrace.StepPrefix) {
+		w.confirmed(s)
+	}
 	for _, i := range w.orders {
 		if step, ok := i.asked[id]; ok && i.doc.steps[step] == id {
 			i.arrived = append(i.arrived, arrivedOutcome{step, out})
+		}
+	}
+}
+
+// confirmed holds what the process has confirmed to what that means: the money is safe, and so are the goods, or some of them.
+func (w *world) confirmed(s *stream) {
+	o := s.order()
+	p := o.Payment
+	if !o.Paid && o.Total.Minor > 0 && (p == nil || p.Status != PaymentAuthorised || p.Authorised.Minor < o.Total.Minor) {
+		w.t.Fatalf("%s is confirmed with a total of %s, and its payment is %+v", s.name, o.Total, p)
+	}
+	want, some := map[string]int64{}, false
+	for i := range o.Lines {
+		want[o.Lines[i].SKU] += o.Lines[i].Quantity
+	}
+	for sku, quantity := range want {
+		held := int64(0)
+		for id, open := range w.stream(millrace.NewStream(CategoryStock, sku)).stock().Reservations.All {
+			if of, ok := orderOf(id); ok && of == s.name.ID() {
+				held += open
+			}
+		}
+		some = some || held >= quantity
+		if held < quantity && o.Backorder != BackorderSplit {
+			w.t.Fatalf("%s is confirmed with %d of %s, of which %d are reserved", s.name, quantity, sku, held)
+		}
+	}
+	if !some {
+		w.t.Fatalf("%s is confirmed, and nothing is reserved", s.name)
+	}
+}
+
+// calmly lets things happen one after the other, without chance, until it is to stop or nothing is left but timers.
+func (w *world) calmly(stop func() bool) {
+	for !stop() {
+		i := w.orders[0]
+		switch open := i.open(); {
+		case i.doc.heard < len(w.stream(i.name).events):
+			i.hear()
+		case len(i.arrived) > 0:
+			i.take(0)
+		case len(w.waiting) > 0:
+			w.decide(slices.Sorted(maps.Keys(w.waiting))[0])
+		case len(open) > 0:
+			i.call(open[0], 4)
+		default:
+			return
 		}
 	}
 }
@@ -190,6 +239,7 @@ func (i *managed) apply(in *millrace.Input) {
 		w.t.Fatalf("%v: %s", err, d.state)
 	}
 	next := w.m.Evolve(old, in)
+	evolved := next
 	if before, err := w.m.EncodeState(old); err != nil || !bytes.Equal(before, d.state) {
 		w.t.Fatalf("the input changed the state before (%v):\n%s\n%s", err, d.state, before)
 	}
@@ -201,6 +251,18 @@ func (i *managed) apply(in *millrace.Input) {
 	}
 	if d.now, err = w.m.React(next); err != nil {
 		w.t.Fatal(err)
+	}
+	// What is left out of the reaction to an input was wanted before.
+	short, err := w.m.React(evolved)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range d.now.Steps {
+		if d.steps[s.Name] == "" && !slices.ContainsFunc(short.Steps, func(o millrace.Step) bool { return o.Name == s.Name }) {
+			if _, known := d.steps[s.Name]; !known {
+				w.t.Fatalf("%s is left out and was never wanted", s.Name)
+			}
+		}
 	}
 	d.applied++
 	i.setTimers(d.now.Timers)
@@ -214,7 +276,7 @@ func (i *managed) apply(in *millrace.Input) {
 		i.asked[id] = s.Name
 		command := s.Command
 		if w.faults.command != nil {
-			if command = w.faults.command(s.Name, s.Command); command == nil {
+			if command = w.faults.command(s); command == nil {
 				i.arrived = append(i.arrived, arrivedOutcome{s.Name, millrace.Outcome{Status: millrace.StatusDecided, Time: w.now}})
 				continue
 			}
@@ -284,8 +346,9 @@ func (i *managed) again() {
 }
 
 // outcome applies one of the outcomes that have arrived.
-func (i *managed) outcome() {
-	k := i.w.r.IntN(len(i.arrived))
+func (i *managed) outcome() { i.take(i.w.r.IntN(len(i.arrived))) }
+
+func (i *managed) take(k int) {
 	a := i.arrived[k]
 	i.arrived = slices.Delete(i.arrived, k, k+1)
 	if i.doc.steps[a.step] == "" {
@@ -315,10 +378,9 @@ func (i *managed) call(name string, luck int) {
 		w.t.Fatal(err)
 	}
 	id := millrace.StepID(ProcessFulfilment, i.name, name)
-	if w.faults.kinds[r.Kind] {
+	if w.faults.fresh == r.Kind {
 		w.ids++
 		id = fmt.Sprintf("fresh-%d", w.ids)
-		name = fmt.Sprintf("%s-%d", r.Kind, w.ids)
 	}
 	if luck == 0 {
 		return
@@ -486,6 +548,23 @@ func (w *world) captured(id string) (times int, sum int64) {
 		}
 	}
 	return times, sum
+}
+
+// standing is what the gateway holds of an order.
+func (w *world) standingOf(id string) (sum int64) {
+	for _, a := range w.gateway {
+		switch {
+		case a.request.OrderID != id:
+		case a.request.Kind == payment.Authorise && a.result.Status == payment.Approved:
+			sum += a.request.Amount.Minor
+			for _, b := range w.gateway {
+				if b.request.Payment == a.result.Payment && (b.request.Kind == payment.Void || b.request.Kind == payment.Capture && b.result.Status == payment.Approved) {
+					sum -= a.request.Amount.Minor
+				}
+			}
+		}
+	}
+	return sum
 }
 
 func gbp(minor int64) money.Amount {

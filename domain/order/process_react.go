@@ -3,6 +3,7 @@ package order
 import (
 	"hash/fnv"
 	"strconv"
+	"strings"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/money"
@@ -83,10 +84,9 @@ func (f *Fulfilling) own(o *FulfilmentOptions, l *outlook) millrace.Step {
 	return millrace.Step{}
 }
 
-// cancelStep names the cancellation for a reason: what is cancelled for another one is another command.
+// cancelStep names the cancellation for a reason by its last word: what is cancelled for another one is another command.
 func cancelStep(reason string) string {
-	name := "cancel-" + reason
-	return name[:min(len(name), millrace.MaxStepName)]
+	return "cancel-" + reason[strings.LastIndexByte(reason, '_')+1:]
 }
 
 // parcel is what is to be shipped next: everything, or the lines of which there is stock, whose name says which.

@@ -118,7 +118,7 @@ func fulfilmentInputs() []struct {
 	event("refund declined", &OrderPaymentDeclined{Name: "refund-1", Kind: payment.Refund})
 	event("voided", &OrderPaymentVoided{Name: "void-1", Payment: "p", Amount: gbp(800)})
 	event("refunded", &OrderRefunded{Name: "refund-1", Payment: "p", Amount: gbp(250)})
-	for _, step := range []string{"reserve-1", "release-1", "commit-1-1", "restock-1", "confirm-1", "pack", "ship-1", "deliver", "cancel-out_of_stock", "nothing", "reserve-x"} {
+	for _, step := range []string{"reserve-1", "release-1", "commit-1-1", "restock-1", "confirm-1", "pack", "ship-1", "deliver", "cancel-stock", "nothing", "reserve-x"} {
 		outcome := func(name string, o *millrace.Outcome) {
 			o.Time = at
 			out = append(out, input{step + " " + name, millrace.Input{At: at, Step: step, Outcome: o}})
@@ -139,7 +139,7 @@ func fulfilmentInputs() []struct {
 // calls that are wanted then. The table is read by people. None of them has the process break its contract.
 func TestEveryStateAndInput(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("# What each input does in each state of the process: the state after it, and what is wanted then. Inputs that change nothing are left out.\n")
+	b.WriteString("# What each input does in each state of the process: the state after it, and what is wanted then. Inputs after which all is as it was are left out.\n")
 	for k := range fulfilmentStates {
 		i := reach(t, k).orders[0]
 		fmt.Fprintf(&b, "\n%s: %s\n", i.doc.now.State, wanted(i.doc.now))
@@ -151,24 +151,12 @@ func TestEveryStateAndInput(t *testing.T) {
 			w.accepted, w.waiting = map[string]millrace.Command{}, map[millrace.Stream][]string{}
 			j.w, j.asked = &w, map[string]string{}
 			j.apply(&in.in)
-			if before, after := string(i.doc.state), string(j.doc.state); !same2(before, after) {
+			if j.doc.now.State != i.doc.now.State || wanted(j.doc.now) != wanted(i.doc.now) {
 				fmt.Fprintf(&b, "  %-28s %s: %s\n", in.name, j.doc.now.State, wanted(j.doc.now))
 			}
 		}
 	}
 	golden(t, "testdata/fulfilment.txt", b.String())
-}
-
-// same2 compares states without the version, which every event moves.
-func same2(a, b string) bool { return dropVersion(a) == dropVersion(b) }
-
-func dropVersion(s string) string {
-	head, rest, ok := strings.Cut(s, `"v":`)
-	if !ok {
-		return s
-	}
-	_, rest, _ = strings.Cut(rest, ",")
-	return head + rest
 }
 
 // wanted is what a reaction wants, in a line.
@@ -232,6 +220,9 @@ func TestLargestOrderIsCarriedThrough(t *testing.T) {
 	}
 	body := `{"currency":"GBP","lines":[` + strings.Join(lines, ",") + `]}`
 	for _, cancelled := range []bool{false, true} {
+		if testing.Short() && !cancelled {
+			continue // it takes its time
+		}
 		l := newLargest(t)
 		l.event(body)
 		if cancelled {

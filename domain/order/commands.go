@@ -94,8 +94,8 @@ type QuantityRequest struct {
 // Validate checks the form.
 func (c *PlaceOrder) Validate() []millrace.FieldError {
 	var f faults
-	f.id("/id", c.ID, false)
-	f.id("/customer_id", c.CustomerID, false)
+	f.id("/id", c.ID)
+	f.id("/customer_id", c.CustomerID)
 	f.addIf("/email", emailFault(c.Email))
 	f.addIf("/language", languageFault(c.Language))
 	switch c.Channel {

@@ -271,7 +271,7 @@ func appendList[T any](dst []byte, list []T, each func([]byte, T) []byte) []byte
 }
 
 // parseList reads a list of elements of n numbers.
-func parseList[T any](s, between string, n int, make func([]int64) T) (list []T, err error) {
+func parseList[T any](s, between string, n int, of func([]int64) T) (list []T, err error) {
 	if s == "" {
 		return nil, nil
 	}
@@ -280,7 +280,7 @@ func parseList[T any](s, between string, n int, make func([]int64) T) (list []T,
 		if !ok || len(v) != n {
 			return nil, errFulfilling
 		}
-		list = append(list, make(v))
+		list = append(list, of(v))
 	}
 	return list, nil
 }

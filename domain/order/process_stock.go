@@ -257,29 +257,41 @@ func (f *Fulfilling) planCuts(it *good, room *int) {
 			h := it.change(k)
 			taken := min(c.quantity, h.open)
 			left := h.open - taken
-			switch c.quantity -= taken; {
-			case h.op == opHeld:
+			if c.quantity -= taken; f.neverHeld(h) {
+				it.holds = slices.Delete(it.holds, k, k+1)
+				it.next(c)
+				continue
+			}
+			*room--
+			if h.op == opHeld {
 				h.op, h.part, h.open, h.mark = opRelease, taken, left, c.version
 				if left == 0 {
 					h.mark = 0
 				}
-				*room--
-			default: // it is not known to be there, but may have been asked for before the newest documents were lost
+			} else { // it is not known to be there, but may have been asked for before the newest documents were lost
 				h.op, h.part, h.open, h.mark = opRelease, h.open, 0, 0
 				if left > 0 {
 					it.holds = slices.Insert(it.holds, k+1, hold{n: c.n, op: opQueued, open: left})
 				}
-				*room--
 			}
 		} else {
 			c.quantity = 0 // there was no room for a reservation
 		}
-		if c.quantity > 0 {
-			it.cuts = append([]cut{c}, it.cuts[1:]...)
-		} else {
-			it.cuts = it.cuts[1:]
-		}
+		it.next(c)
 	}
+}
+
+// next puts back what is left of the first cut, or goes on to the one behind it.
+func (it *good) next(c cut) {
+	it.cuts = it.cuts[1:]
+	if c.quantity > 0 {
+		it.cuts = append([]cut{c}, it.cuts...)
+	}
+}
+
+// neverHeld says of a reservation that the order is cancelled for that there never was any: what is tried once was refused.
+func (f *Fulfilling) neverHeld(h *hold) bool {
+	return f.Status == StatusCancelled && h.op == opShort && h.tries == 0 && f.Backorder == ""
 }
 
 // retry has what was short be asked for again.

@@ -177,7 +177,7 @@ func (w *world) confirmed(s *stream) {
 				held += open
 			}
 		}
-		some = some || held >= quantity
+		some = some || held > 0
 		if held < quantity && o.Backorder != BackorderSplit {
 			w.t.Fatalf("%s is confirmed with %d of %s, of which %d are reserved", s.name, quantity, sku, held)
 		}
@@ -460,8 +460,8 @@ func (i *managed) restart(lose bool) {
 	slices.SortFunc(i.arrived, func(a, b arrivedOutcome) int { return strings.Compare(a.step, b.step) })
 }
 
-// turn has something happen to the machines, and says whether there was anything.
-func (w *world) turn(calm bool) bool {
+// turn has something happen to the machines, if there is anything.
+func (w *world) turn(calm bool) {
 	for _, k := range w.r.Perm(len(w.orders)) {
 		i := w.orders[k]
 		if i.saved = append(i.saved, i.doc.clone()); len(i.saved) > 12 {
@@ -470,12 +470,12 @@ func (w *world) turn(calm bool) bool {
 		switch n := w.r.IntN(12); {
 		case n < 4 && i.doc.heard < len(w.stream(i.name).events):
 			i.hear()
-			return true
+			return
 		case n < 7 && len(i.arrived) > 0:
 			i.outcome()
-			return true
+			return
 		case n == 7 && i.fire():
-			return true
+			return
 		case n < 10 && len(i.open()) > 0:
 			luck := 4
 			if !calm {
@@ -483,7 +483,7 @@ func (w *world) turn(calm bool) bool {
 			}
 			open := i.open()
 			i.call(open[w.r.IntN(len(open))], luck)
-			return true
+			return
 		case n == 10:
 			i.again()
 		}
@@ -491,9 +491,7 @@ func (w *world) turn(calm bool) bool {
 	if len(w.waiting) > 0 {
 		names := slices.Sorted(maps.Keys(w.waiting))
 		w.decide(names[w.r.IntN(len(names))])
-		return true
 	}
-	return false
 }
 
 // busy says whether anything is to be done now.

@@ -24,12 +24,12 @@ type RecordReturn struct {
 // Validate checks the form.
 func (c *RecordReturn) Validate() []millrace.FieldError {
 	var f faults
-	f.id("/id", c.ID, false)
-	f.id("/customer_id", c.CustomerID, false)
+	f.id("/id", c.ID)
+	f.id("/customer_id", c.CustomerID)
 	f.currency("/currency", c.Currency)
 	f.time("/returned_at", c.ReturnedAt)
 	f.text("/reason", c.Reason, MaxReason, false)
-	f.id("/original_order_id", c.OriginalOrderID, false)
+	f.id("/original_order_id", c.OriginalOrderID)
 	f.lines(c.Lines)
 	return f
 }

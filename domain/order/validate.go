@@ -37,9 +37,7 @@ const (
 	noNumber = "must be within ±100000000"
 )
 
-func (f *faults) id(pointer, s string, required bool) {
-	f.addIf(pointer, idFault(s, MaxID, required))
-}
+func (f *faults) id(pointer, s string) { f.addIf(pointer, idFault(s, MaxID, false)) }
 
 func (f *faults) reservation(id string) { f.addIf("/reservation", idFault(id, MaxReservationID, true)) }
 

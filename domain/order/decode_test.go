@@ -15,6 +15,7 @@ import (
 	"github.com/millrace-io/millrace/internal/jsoncorpus"
 	"github.com/millrace-io/millrace/internal/jsonx"
 	"github.com/millrace-io/millrace/internal/money"
+	"github.com/millrace-io/millrace/internal/payment"
 )
 
 // decoder reads a document by the decoder of one type, and fails the test where it reads anything but what the general
@@ -72,9 +73,12 @@ var decoders = map[string]struct {
 	"OrderPaid":      {decoderOf[OrderPaid](), `{"at":"2010-12-01T08:26:00Z","name":"capture-1","reference":"p-1","amount":{"amount":"15.30","currency":"GBP"}}`},
 	"OrderShipped": {decoderOf[OrderShipped](), `{"at":"2010-12-01T08:26:00Z","shipment":1,"lines":[{"line":1,"quantity":4}],"whole":false,` +
 		`"carrier":"Post","tracking_number":"T-1"}`},
-	"StockReserved":  {decoderOf[StockReserved](), wholeReservation},
-	"StockReleased":  {decoderOf[StockReleased](), wholeReservation},
-	"StockCommitted": {decoderOf[StockCommitted](), wholeReservation},
+	"RecordPayment": {decoderOf[RecordPayment](), `{"name":"capture-1","kind":"capture","status":"declined","payment":"p-1",` +
+		`"amount":{"amount":"15.30","currency":"GBP"},"code":"do_not_honour"}`},
+	"OrderPaymentAuthorised": {decoderOf[OrderPaymentAuthorised](), `{"at":"2010-12-01T08:26:00Z","name":"authorise-1","payment":"p-1","amount":{"amount":"15.30","currency":"GBP"}}`},
+	"StockReserved":          {decoderOf[StockReserved](), wholeReservation},
+	"StockReleased":          {decoderOf[StockReleased](), wholeReservation},
+	"StockCommitted":         {decoderOf[StockCommitted](), wholeReservation},
 	"Order": {decoderOf[Order](), `{"id":"42","status":"partly_returned","version":9,"customer_id":"c-17","email":"a@example.org","language":"de","channel":"web","currency":"GBP","fulfilment":"auto","backorder":"split","lines_version":2,` +
 		`"placed_at":"2010-12-01T08:26:00Z","updated_at":"2010-12-01T08:26:00Z","confirmed_at":"2010-12-01T08:26:00Z","paid_at":"2010-12-01T08:26:00Z",` +
 		`"packed_at":"2010-12-01T08:26:00Z","shipped_at":"2010-12-01T08:26:00Z","delivered_at":"2010-12-01T08:26:00Z","completed_at":"2010-12-01T08:26:00Z",` +
@@ -255,9 +259,11 @@ func (d drawer) bodies() map[string]any {
 		"OrderPlaced":    d.placed(),
 		"OrderConfirmed": &OrderConfirmed{d.time()}, "OrderPacked": &OrderPacked{d.time()},
 		"OrderDelivered": &OrderDelivered{d.time()}, "OrderCompleted": &OrderCompleted{d.time()},
-		"OrderPaid":     &OrderPaid{d.time(), d.text(), d.text(), d.amount()},
-		"OrderShipped":  &OrderShipped{d.time(), int(d.int()), d.quantities(), d.bool(), d.text(), d.text()},
-		"StockReserved": reserved, "StockReleased": &released, "StockCommitted": &committed,
+		"OrderPaid":              &OrderPaid{d.time(), d.text(), d.text(), d.amount()},
+		"OrderShipped":           &OrderShipped{d.time(), int(d.int()), d.quantities(), d.bool(), d.text(), d.text()},
+		"RecordPayment":          &RecordPayment{d.text(), payment.Kind(d.text()), payment.Status(d.text()), d.text(), d.amount(), d.text()},
+		"OrderPaymentAuthorised": &OrderPaymentAuthorised{d.time(), d.text(), d.text(), d.amount()},
+		"StockReserved":          reserved, "StockReleased": &released, "StockCommitted": &committed,
 		"Order": d.order(),
 		"Day":   &Day{d.text(), Status(d.text()), d.currency, d.int(), d.int(), money.Sum{}.Add(d.amount().Decimal())},
 		"Level": &Level{d.text(), d.int(), d.int(), d.int(), uint64(d.int())}, //nolint:gosec // any number will do
@@ -270,7 +276,9 @@ func FuzzDecodePlaceOrder(f *testing.F)   { fuzzDecode(f, "PlaceOrder") }
 func FuzzDecodeOrderPlaced(f *testing.F)  { fuzzDecode(f, "OrderPlaced") }
 func FuzzDecodeOrder(f *testing.F)        { fuzzDecode(f, "Order") }
 func FuzzDecodeOrderShipped(f *testing.F) { fuzzDecode(f, "OrderShipped", "ShipOrder") }
-func FuzzDecodeOrderPaid(f *testing.F)    { fuzzDecode(f, "OrderPaid", "MarkOrderPaid") }
+func FuzzDecodeOrderPaid(f *testing.F) {
+	fuzzDecode(f, "OrderPaid", "MarkOrderPaid", "RecordPayment", "OrderPaymentAuthorised")
+}
 func FuzzDecodeStock(f *testing.F) {
 	fuzzDecode(f, "ReceiveStock", "ReserveStock", "ReleaseStock", "CommitStock", "StockReserved", "StockReleased", "StockCommitted", "Level")
 }

@@ -58,6 +58,17 @@ var histories = []struct {
 		{"ReleaseStock", `{"reservation":"r-2"}`},
 		{"AdjustStock", `{"delta":-2,"reason":"broken"}`},
 	}},
+	{"v2-closed", "order-45", []step{
+		{"PlaceOrder", `{"fulfilment":"auto","backorder":"split","currency":"GBP","lines":[{"sku":"85123A","quantity":3,"unit_price":"0.333333"},{"sku":"M","quantity":2,"unit_price":"1"}]}`},
+		recordPayment("authorise-1", "authorise", "declined", "3.00"), recordPayment("authorise-2", "authorise", "approved", "3.00"),
+		recordPayment("void-2", "void", "approved", "3.00"), recordPayment("authorise-3", "authorise", "approved", "3.00"),
+		{"ConfirmOrder", `{"version":1}`}, packOrder, shipPart, recordPayment("capture-1", "capture", "approved", "3.00"), closeOrder,
+		recordPayment("refund-1", "refund", "approved", "2.67"), deliverOrder, {"ReturnOrder", `{"restock":false}`},
+	}},
+	{"v2-stock", "stock-85123B", []step{
+		{"ReceiveStock", `{"quantity":100}`}, {"ReserveStock", `{"reservation":"order-1/1","quantity":6}`},
+		{"CommitStock", `{"reservation":"order-1/1","quantity":2}`}, {"ReleaseStock", `{"reservation":"order-1/1","quantity":3}`},
+	}},
 	{"v1-return", "return-C536379", []step{
 		{"RecordReturn", `{"id":"C536379","customer_id":"c-17","currency":"GBP","returned_at":"2010-12-01T09:41:00Z","reason":"credit note",` +
 			`"original_order_id":"536379","lines":[{"sku":"D","description":"Discount","quantity":1,"unit_price":"27.50"}]}`},

@@ -244,3 +244,47 @@ func (o *object) amountIf(literal string, a money.Amount) {
 		o.amount(literal, a)
 	}
 }
+
+// DecodeJSON reads the common form of the command.
+func (c *RecordPayment) DecodeJSON(data []byte) bool {
+	s := jsonfast.New(data)
+	for o := (jsonfast.Object{}); s.Next(&o); {
+		switch string(o.Name) {
+		case "name":
+			c.Name = s.Text()
+		case "kind":
+			c.Kind = jsonfast.Word(&s, payment.Authorise, payment.Capture, payment.Void, payment.Refund)
+		case "status":
+			c.Status = jsonfast.Word(&s, payment.Approved, payment.Declined)
+		case "payment":
+			c.Payment = s.Text()
+		case "amount":
+			c.Amount = amount(&s)
+		case "code":
+			c.Code = s.Text()
+		default:
+			s.GiveUp()
+		}
+	}
+	return s.Done()
+}
+
+// DecodeJSON reads the common form of the event.
+func (e *OrderPaymentAuthorised) DecodeJSON(data []byte) bool {
+	s := jsonfast.New(data)
+	for o := (jsonfast.Object{}); s.Next(&o); {
+		switch string(o.Name) {
+		case "at":
+			e.At = s.Time()
+		case "name":
+			e.Name = s.Text()
+		case "payment":
+			e.Payment = s.Text()
+		case "amount":
+			e.Amount = amount(&s)
+		default:
+			s.GiveUp()
+		}
+	}
+	return s.Done()
+}

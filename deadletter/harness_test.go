@@ -242,11 +242,8 @@ func (w *world) mustStop() {
 	}
 }
 
-func (w *world) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	w.t.Cleanup(cancel)
-	return ctx
-}
+// ctx is a context for one call of the test: it outlasts the slowest.
+func (w *world) ctx() context.Context { return w.t.Context() }
 
 // send has a command decided.
 func (w *world) send(c millrace.Command) millrace.Outcome {
@@ -318,7 +315,13 @@ func (w *world) redrive(key, id string) millrace.Outcome {
 // until looks again and again until something holds.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	ctx := w.ctx()
+	w.untilWithin(patience, what, ok)
+}
+
+func (w *world) untilWithin(patience time.Duration, what string, ok func() bool) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

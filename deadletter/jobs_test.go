@@ -3,14 +3,18 @@ package deadletter_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/deadletter"
 	"github.com/millrace-io/millrace/internal/letter"
+	"github.com/millrace-io/millrace/internal/pgtest"
 )
 
 // job sends a command of a job.
@@ -171,4 +175,86 @@ func TestJobStoppedSkippedRefused(t *testing.T) {
 	if a := w.item("c2").State.Answer; a.Status != "refused" || a.Code != "negative" {
 		t.Errorf("%+v", a)
 	}
+}
+
+// Over several nodes a job is run by whoever has its partition, and goes on when that one is gone in the middle of a page.
+func TestJobOverNodes(t *testing.T) {
+	const n, over = 400, 11
+	dsn := pgtest.Start(t, pgtest.Options{NoSync: true}).DSN("postgres")
+	node := func(name string, faulty func(int) bool) *world {
+		return start(t, options{dsn: dsn, node: name, faulty: faulty, service: &deadletter.Options{Page: 50, AtOnce: 8}})
+	}
+	w := node("n0", every)
+	w.fill(n, over)
+	w.mustStop()
+	nodes := []*world{node("n1", none), node("n2", none)}
+	nodes[0].startJob("j", letter.StartRedriveJob{Rate: 1000})
+	for round := range 3 {
+		w := nodes[round%2]
+		seen := 0
+		if j, err := w.s.Job(w.ctx(), "j"); err == nil {
+			seen = j.Page
+		}
+		w.until("it moves on", func() bool {
+			j, err := w.s.Job(w.ctx(), "j")
+			return err == nil && (j.Page > seen || j.Status == letter.JobDone)
+		})
+		nodes[round%2] = node(fmt.Sprint("n", round+3), none)
+		w.mustStop() // its partitions go to the others
+	}
+	j := nodes[0].untilJob("j", letter.JobDone)
+	if want := (letter.Counts{Decided: n}); j.Counts != want {
+		t.Errorf("%+v, want %+v", j.Counts, want)
+	}
+	nodes[1].whole(n, over)
+	for _, w := range nodes {
+		w.mustStop()
+	}
+}
+
+// Many are drained at a rate, in a memory that does not grow with them, stopped half-way and gone on with: none is lost, none
+// doubled. In the short form there are 3,000, in TestSoakDrain 100,000.
+func TestDrain(t *testing.T) { drain(t, 3_000, 300, 1500) }
+
+// TestSoakDrain is the long form of TestDrain.
+func TestSoakDrain(t *testing.T) {
+	if os.Getenv("MILLRACE_SOAK") == "" {
+		t.Skip("MILLRACE_SOAK is not set")
+	}
+	drain(t, 100_000, 10_000, 2500)
+}
+
+func drain(t *testing.T, n, over, rate int) {
+	t.Helper()
+	fs := vfs.NewMem()
+	w := start(t, options{fs: fs, faulty: every})
+	w.fill(n, over)
+	w.mustStop()
+	w = start(t, options{fs: fs})
+	runtime.GC()
+	var before, most runtime.MemStats
+	runtime.ReadMemStats(&before)
+	began := time.Now()
+	w.startJob("j", letter.StartRedriveJob{Rate: rate})
+	w.untilWithin(30*time.Minute, "it is half-way", func() bool { j, err := w.s.Job(t.Context(), "j"); return err == nil && j.Counts.Total() >= n/2 })
+	w.job("pause", "j", &letter.PauseRedriveJob{By: "ann"})
+	half := w.untilJob("j", letter.JobPaused)
+	runtime.GC()
+	runtime.ReadMemStats(&most)
+	took := time.Since(began)
+	// The cap counts what was sent: pages are spread evenly, and the first of each goes at once.
+	if least := time.Duration(half.Counts.Total()-half.Page) * time.Second / time.Duration(rate); took < least {
+		t.Errorf("%d took %v, and the rate allows for %v", half.Counts.Total(), took, least)
+	}
+	t.Logf("%d in %v, at %d in a second; %d KiB more in the heap", half.Counts.Total(), took, rate, (int64(most.HeapAlloc)-int64(before.HeapAlloc))/1024)
+	w.mustStop()
+	w = start(t, options{fs: fs})
+	defer w.mustStop()
+	w.job("resume", "j", &letter.ResumeRedriveJob{By: "ann"})
+	w.untilWithin(30*time.Minute, "it is done", func() bool { j, err := w.s.Job(t.Context(), "j"); return err == nil && j.Status == letter.JobDone })
+	j, err := w.s.Job(t.Context(), "j")
+	if want := (letter.Counts{Decided: n}); err != nil || j.Counts != want {
+		t.Errorf("%+v %v, want %+v", j.Counts, err, want)
+	}
+	w.whole(n, over)
 }

@@ -1,0 +1,151 @@
+package feed_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/feed"
+)
+
+// poisoned is a consumer of tallies that fails for some streams, from their second event on, until they are cured. It notes
+// what it handles out of order.
+type poisoned struct {
+	sick map[millrace.Stream]bool
+
+	mu    sync.Mutex
+	last  map[millrace.Stream]uint64
+	wrong []string
+}
+
+func newPoisoned(sick map[millrace.Stream]bool) *poisoned {
+	return &poisoned{sick: sick, last: map[millrace.Stream]uint64{}}
+}
+
+func (p *poisoned) consumer() millrace.Consumer {
+	c := tallies()
+	project := c.Handle
+	c.Handle = func(ctx context.Context, v millrace.Views, e *millrace.Recorded) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if e.Version > 1 && p.sick[e.Stream] {
+			return errors.New("poison")
+		}
+		// What was undone comes again, from an earlier version on; nothing is ever left out.
+		if e.Version > p.last[e.Stream]+1 {
+			p.wrong = append(p.wrong, e.ID())
+		}
+		p.last[e.Stream] = e.Version
+		return project(ctx, v, e)
+	}
+	return c
+}
+
+func (p *poisoned) cure() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sick = nil
+}
+
+// One stream in a hundred is poison: once these are parked, the others are handled at the rate that they have without any. When
+// they are cured and redriven, each stream has had its events in order, and the documents are those of a store without poison.
+// In the short form there are 1,000 streams, and the bound leaves room for a busy machine.
+func TestPoisonedStreams(t *testing.T) { poisonedStreams(t, 1_000, 10, 0.8) }
+
+// TestSoakPoisonedStreams is the long form, with the bound that is promised.
+func TestSoakPoisonedStreams(t *testing.T) {
+	if os.Getenv("MILLRACE_SOAK") == "" {
+		t.Skip("MILLRACE_SOAK is not set")
+	}
+	poisonedStreams(t, 10_000, 15, 0.95)
+}
+
+func poisonedStreams(t *testing.T, streams, rounds int, least float64) {
+	t.Helper()
+	reg := registry(t)
+	sick := map[millrace.Stream]bool{}
+	for i := 0; i < streams; i += 100 {
+		sick[millrace.NewStream("tally", fmt.Sprint("s", i))] = true
+	}
+	poison, clean := newPoisoned(sick), newPoisoned(nil)
+	with, without := open(t, vfs.NewMem()), open(t, vfs.NewMem())
+	o := &feed.Options{Attempts: 2, Backoff: time.Millisecond}
+	// rate has a consumer handle a round of events, and says how many of healthy streams it did in a second.
+	rate := func(s *millrace.Store, p *poisoned) float64 {
+		began := time.Now()
+		if err := follow(t, s, reg, p.consumer(), o); err != nil {
+			t.Fatal(err)
+		}
+		return float64(5*(streams-len(sick))) / time.Since(began).Seconds()
+	}
+	var rates, control []float64
+	for round := range rounds {
+		cs := adds(fmt.Sprint("r", round, "-"), 5*streams, streams)
+		for at := 0; at < len(cs); at += 1000 {
+			send(t, with, reg, cs[at:min(at+1000, len(cs))]...)
+			send(t, without, reg, cs[at:min(at+1000, len(cs))]...)
+		}
+		a, b := rate(with, poison), rate(without, clean)
+		if round == 0 {
+			t.Logf("while %d streams are parked: %.0f of %.0f events/s", len(sick), a, b)
+			continue
+		}
+		rates, control = append(rates, a), append(control, b)
+	}
+	slices.Sort(rates)
+	slices.Sort(control)
+	got, want := rates[len(rates)/2], control[len(control)/2]
+	t.Logf("%.0f of %.0f events/s", got, want)
+	if got < least*want {
+		t.Errorf("with poison the others have %.0f events/s, and %.0f without", got, want)
+	}
+
+	poison.cure()
+	redriveAll(t, with, reg, poison.consumer(), o, sick)
+	if len(poison.wrong) > 0 {
+		t.Errorf("out of order: %v", poison.wrong)
+	}
+	collections := []string{"tallies.tallies", "tallies.parked", "tallies.asks"}
+	if d := cmp.Diff(strings.Split(dump(t, without, collections...), "\n"), strings.Split(dump(t, with, collections...), "\n")); d != "" {
+		t.Error(d)
+	}
+}
+
+// redriveAll runs a consumer until it has gone on with all of the streams.
+func redriveAll(t *testing.T, s *millrace.Store, reg *millrace.Registry, c millrace.Consumer, o *feed.Options, parked map[millrace.Stream]bool) {
+	t.Helper()
+	for stream := range parked {
+		if err := feed.Redrive(t.Context(), s, c.Name, "ask "+string(stream), stream, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(patient(t))
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- feed.New(s, reg, c, o).Run(ctx) }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for dump(t, s, c.Name+".parked", c.Name+".asks") != "" {
+		select {
+		case <-tick.C:
+		case err := <-ended:
+			t.Fatal(err)
+		case <-ctx.Done():
+			t.Fatal("streams are parked still")
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -27,11 +27,40 @@ func (w *worker) handleOne(ctx context.Context, one []millrace.Recorded) error {
 			return w.park(ctx, &one[0], hard.err, attempt)
 		}
 		w.r.o.Logger.Warn("an event failed and is tried again", "consumer", w.r.c.Name, "event", one[0].ID(), "attempt", attempt, "error", err)
-		if err := pause(ctx, wait); err != nil {
+		held := wait
+		if hard != nil {
+			held = w.ration(wait)
+		}
+		if err := pause(ctx, held); err != nil {
 			return err
 		}
 		wait = min(2*wait, maxBackoff)
 	}
+}
+
+// rationShare is which part of a worker's time may go by between the attempts at events that fail: one in so many. The streams
+// that are well keep the rest, however many are not.
+const rationShare = 20
+
+// ration is how much of a pause between two attempts the worker takes, while the streams that are well wait. The events of two
+// streams have all their pauses, which is what a fault that passes by itself needs; where more fail, their pauses are rationed.
+func (w *worker) ration(wait time.Duration) time.Duration {
+	if w.r.unrationed {
+		return wait
+	}
+	full := time.Duration(0)
+	for k, d := 1, w.r.o.Backoff; k < w.r.o.Attempts; k, d = k+1, min(2*d, maxBackoff) {
+		full += d
+	}
+	now := w.r.o.Now()
+	if w.rationed.IsZero() {
+		w.left = 2 * full
+	} else {
+		w.left = min(w.left+now.Sub(w.rationed)/rationShare, 2*full)
+	}
+	held := min(wait, w.left)
+	w.left, w.rationed = w.left-held, now
+	return held
 }
 
 // pause waits, or returns ctx's error.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -147,5 +148,62 @@ func redriveAll(t *testing.T, s *millrace.Store, reg *millrace.Registry, c millr
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// While many streams are being parked, the others are held up for two of them and not for all: what is well is handled within
+// seconds. The control takes every pause in full.
+func TestManyPoisonedStreamsHoldUpNobody(t *testing.T) {
+	const streams, sick = 400, 100
+	try := func(change func(*feed.Runner)) (took time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			s, reg := open(t, vfs.NewMem()), registry(t)
+			ill := map[millrace.Stream]bool{}
+			for i := range sick {
+				ill[millrace.NewStream("tally", fmt.Sprint("s", i))] = true
+			}
+			p := newPoisoned(ill)
+			send(t, s, reg, adds("c", 2*streams, streams)...)
+			r := feed.New(s, reg, p.consumer(), &feed.Options{Workers: 2})
+			if change != nil {
+				change(r)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			began := time.Now()
+			go func() { ended <- r.Run(ctx) }()
+			if err := s.Wait(ctx, "tallies", s.Head()); err != nil {
+				t.Fatal(err)
+			}
+			took = time.Since(began)
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			n := 0
+			for d, err := range s.Documents(t.Context(), millrace.Query{Collection: "tallies.parked", Index: -1, Partition: -1}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				parked, err := millrace.ParkedTable.Decode(d.Data)
+				if err != nil || parked.Attempts != 5 || !ill[millrace.Stream(parked.Stream)] {
+					t.Errorf("%+v %v", parked, err)
+				}
+				n++
+			}
+			if n != sick {
+				t.Errorf("%d streams are parked", n)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return took
+	}
+	if took := try(nil); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if took := try(feed.Unrationed); took < 20*time.Second {
+		t.Errorf("without the ration it takes %v too", took)
 	}
 }

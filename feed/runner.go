@@ -81,6 +81,7 @@ type Runner struct {
 	registry   *millrace.Registry
 	c          millrace.Consumer
 	partitions []int // of Options.Partitions, in order
+	unrationed bool  // for the test that shows what comes of it
 }
 
 // New makes a runner for a consumer.
@@ -217,6 +218,9 @@ type worker struct {
 	committed time.Time // when the last commit was sent
 	at        []uint64  // how far each partition has come, as its checkpoint will say
 	work      millrace.Work
+	// left is for how long the worker may still pause between attempts at events that fail, as of rationed.
+	left     time.Duration
+	rationed time.Time
 }
 
 func (r *Runner) newWorker(ctx context.Context, index int) (*worker, error) {

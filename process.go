@@ -82,8 +82,8 @@ type Reaction struct {
 
 // Step is a command that a process sends.
 type Step struct {
-	Name    string // unique within the instance
-	Stream  Stream
+	Name   string // unique within the instance
+	Stream Stream
 	// Command is a pointer to the type that the registry has for it, a [*RawCommand], or a [*Resent].
 	Command any
 }

@@ -1,6 +1,7 @@
 package deadletter_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ type options struct {
 	faulty  func(int) bool // defaults to none
 	system  []millrace.Definition
 	fs      vfs.FS // of the embedded store
+	dir     string // of the embedded store, on the disk
 	dsn     string // of the database, in place of it
 	node    string
 	wrap    func(*millrace.Store) *millrace.Store
@@ -108,7 +110,7 @@ func start(t testing.TB, o options) *world {
 		t.Fatal(err)
 	}
 	w.open(o)
-	w.intake = command.New(w.store, w.reg, &command.Options{Shared: o.dsn != ""})
+	w.intake = command.New(w.store, w.reg, &command.Options{Shared: o.dsn != "", Attempts: 1})
 	close(w.ready)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
@@ -146,10 +148,10 @@ func (w *world) open(o options) {
 	w.t.Helper()
 	var err error
 	if o.dsn == "" {
-		if o.fs == nil {
+		if o.fs == nil && o.dir == "" {
 			o.fs = vfs.NewMem()
 		}
-		w.store, err = localstore.Open("data", &localstore.Options{
+		w.store, err = localstore.Open(cmp.Or(o.dir, "data"), &localstore.Options{
 			FS: o.fs, Partitions: partitions, SegmentSize: 4 << 20, CacheSize: 8 << 20, MemTableSize: 4 << 20, Fatal: func(error) {},
 		})
 	} else {

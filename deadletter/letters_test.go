@@ -1,12 +1,15 @@
 package deadletter_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/domain/system"
@@ -165,4 +168,75 @@ func lenientRules(t *testing.T) []millrace.Definition {
 	}
 	all[0] = d
 	return all
+}
+
+// A list shows each dead letter with what was done with it, whichever index it is read by and wherever it is continued, and
+// leaves out what a filter excludes.
+func TestScan(t *testing.T) {
+	onStores(t, func(t *testing.T, open func(options) *world) {
+		w := open(options{faulty: every})
+		var all []string
+		for i := range 12 {
+			id := fmt.Sprintf("c%02d", i)
+			all = append(all, id)
+			c := add(id, fmt.Sprint("l", i%3), 1)
+			if i%4 == 0 {
+				c.Type = "Teleport"
+			}
+			w.kill(c)
+			if i%5 == 0 {
+				w.act("d"+id, &letter.DiscardDeadLetter{Letter: w.ref(id), By: "ann", Why: "a test"})
+			}
+		}
+		defer w.mustStop()
+		half := w.item("c06").Letter.AcceptedAt
+		for _, c := range []struct {
+			f               letter.Filter
+			open, discarded string
+		}{
+			{letter.Filter{}, "c01 c02 c03 c04 c06 c07 c08 c09 c11", "c00 c05 c10"},
+			{letter.Filter{Reason: millrace.ReasonUnknownType}, "c04 c08", "c00"},
+			{letter.Filter{Stream: "list-l1"}, "c01 c04 c07", "c10"},
+			{letter.Filter{Stream: "list-l1", Reason: millrace.ReasonDecide}, "c01 c07", "c10"},
+			{letter.Filter{Type: "Teleport"}, "c04 c08", "c00"},
+			{letter.Filter{Source: "elsewhere"}, "", ""},
+			{letter.Filter{From: half}, "c06 c07 c08 c09 c11", "c10"},
+			{letter.Filter{To: half, Reason: millrace.ReasonDecide}, "c01 c02 c03", "c05"},
+		} {
+			if got := w.listed(c.f, letter.Open); got != c.open {
+				t.Errorf("%+v, open: %s, want %s", c.f, got, c.open)
+			}
+			if got := w.listed(c.f, letter.Discarded); got != c.discarded {
+				t.Errorf("%+v, discarded: %s, want %s", c.f, got, c.discarded)
+			}
+			// One by one, each time from where the last one stood.
+			var after *millrace.Place
+			var ids []string
+			for more := true; more; {
+				more = false
+				for it, err := range w.s.Scan(t.Context(), c.f.Order(), after) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					more, after = true, &it.Place
+					if discarded := it.Status() == letter.Discarded; discarded != slices.Contains([]string{"c00", "c05", "c10"}, it.Letter.CommandID) {
+						t.Errorf("%+v: %s is %s", c.f, it.Letter.CommandID, it.Status())
+					}
+					if c.f.Fits(it.Letter) {
+						ids = append(ids, it.Letter.CommandID)
+					}
+					break
+				}
+			}
+			want := strings.Fields(c.open + " " + c.discarded)
+			slices.Sort(want)
+			if d := cmp.Diff(want, ids, cmpopts.EquateEmpty()); d != "" {
+				t.Errorf("%+v: %s", c.f, d)
+			}
+		}
+		if d := cmp.Diff(strings.Join(all, " "), w.listed(letter.Filter{}, "")); d != "" {
+			t.Error(d)
+		}
+		w.untilStatus("c05", letter.Discarded)
+	})
 }

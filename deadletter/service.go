@@ -57,7 +57,7 @@ func New(store *millrace.Store, registry *millrace.Registry, intake millrace.Int
 		s.o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if s.o.Now == nil {
-		s.o.Now = time.Now //nolint:forbidigo // the default of what is injected
+		s.o.Now = time.Now
 	}
 	return s
 }

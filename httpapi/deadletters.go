@@ -362,18 +362,19 @@ func (x *exchange) listCauses(d DeadLetters) {
 }
 
 // parkedLetter finds the parked stream that an id names: consumer, slash, stream. Errors: [millrace.ErrNotFound].
-func (x *exchange) parkedLetter(l *letters, id string) (name, consumer string, p *millrace.Parked, err error) {
+func (x *exchange) parkedLetter(l *letters, id string) (name string, p *millrace.Parked, err error) {
 	name, stream, ok := strings.Cut(id, "/")
 	s := millrace.Stream(stream)
 	_, all := l.consumers(name)
-	if consumer = all[name]; !ok || consumer == "" || s.Validate() != nil {
-		return "", "", nil, millrace.ErrNotFound
+	consumer := all[name]
+	if !ok || consumer == "" || s.Validate() != nil {
+		return "", nil, millrace.ErrNotFound
 	}
 	doc, err := x.api.store.Document(x.r.Context(), consumer+"."+millrace.ParkedName, s.Partition(x.api.store.Partitions()), stream)
 	if err == nil {
 		p, err = millrace.ParkedTable.Decode(doc.Data)
 	}
-	return name, consumer, p, err
+	return name, p, err
 }
 
 func (x *exchange) getLetter(l *letters) {
@@ -431,7 +432,7 @@ func (x *exchange) history(ctx context.Context, stream millrace.Stream, version 
 }
 
 func (x *exchange) getParked(ctx context.Context, l *letters, id string) {
-	name, _, p, err := x.parkedLetter(l, id)
+	name, p, err := x.parkedLetter(l, id)
 	if err != nil {
 		x.failWith(err)
 		return

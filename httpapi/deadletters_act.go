@@ -148,7 +148,7 @@ func (x *exchange) actOnLetter(l *letters, what letterVerb) {
 
 // actOnParked has a consumer go on with a parked stream, or leave out the event that failed.
 func (x *exchange) actOnParked(l *letters, what letterVerb, key string, body *editBody) {
-	name, _, p, err := x.parkedLetter(l, key)
+	name, p, err := x.parkedLetter(l, key)
 	switch {
 	case err != nil:
 		x.failWith(err)

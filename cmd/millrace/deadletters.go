@@ -66,15 +66,21 @@ func (n *node) streamAsks() millrace.Consumer {
 			default:
 				return nil
 			}
-			// The event may come again: what was asked for is asked for once, and what is done by then is not parked any more.
-			_, err := n.store.Document(ctx, consumer+"."+millrace.AsksTable.Name, stream.Partition(n.store.Partitions()), e.ID())
-			if errors.Is(err, millrace.ErrNotFound) {
-				err = ask(ctx, n.store, consumer, e.ID(), stream, e.Time)
+			for {
+				// The event may come again: what was asked for is asked for once, and what is done by then is not parked any more.
+				_, err := n.store.Document(ctx, consumer+"."+millrace.AsksTable.Name, stream.Partition(n.store.Partitions()), e.ID())
+				if errors.Is(err, millrace.ErrNotFound) {
+					err = ask(ctx, n.store, consumer, e.ID(), stream, e.Time)
+				}
+				switch {
+				case errors.Is(err, millrace.ErrNotFound) || errors.Is(err, millrace.ErrInvalid):
+					return nil
+				case err == nil || ctx.Err() != nil || !passing(err):
+					return err
+				}
+				n.log.Warn("a redriven stream is asked for later", "consumer", consumer, "stream", stream, "error", err)
+				pause(ctx, followAgain)
 			}
-			if errors.Is(err, millrace.ErrNotFound) || errors.Is(err, millrace.ErrInvalid) {
-				return nil
-			}
-			return err
 		},
 	}
 }

@@ -66,13 +66,14 @@ func decideJob(j *letter.Job, command any, at time.Time) ([]any, *millrace.Refus
 
 // move brings a job that is not over into another status.
 func move(j *letter.Job, to letter.JobStatus, event any) ([]any, *millrace.Refusal) {
-	switch {
-	case j.Status == "":
+	switch j.Status {
+	case "":
 		return nil, &millrace.Refusal{Kind: millrace.RefusedNotFound, Code: CodeJobNotFound, Detail: "there is no job of this id"}
-	case j.Status == to:
+	case to:
 		return nil, nil
-	case j.Status == letter.JobDone || j.Status == letter.JobStopped:
+	case letter.JobDone, letter.JobStopped:
 		return nil, conflict(CodeJobOver, "the job is over")
+	case letter.JobRunning, letter.JobPaused:
 	}
 	return []any{event}, nil
 }

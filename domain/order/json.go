@@ -1,7 +1,6 @@
 package order
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/millrace-io/millrace/internal/jsonx"
@@ -11,88 +10,44 @@ import (
 // The bodies that are written for every order write their own JSON, because reflection costs more than all rules of this
 // package together. A test holds what they write to what the generic encoder writes, byte for byte.
 
-// object appends the members of a JSON object, each behind a literal `"name":`.
-type object struct{ dst []byte }
-
-// name begins a member. The literal has its comma or brace in front.
-func (o *object) name(literal string) { o.dst = append(o.dst, literal...) }
-
-func (o *object) string(literal, s string) {
-	o.dst = jsonx.AppendString(append(o.dst, literal...), s)
-}
-
-func (o *object) stringIf(literal, s string) {
-	if s != "" {
-		o.string(literal, s)
-	}
-}
+// object appends the members of a JSON object.
+type object struct{ jsonx.Writer }
 
 // currency needs no escaping.
 func (o *object) currency(c money.Currency) {
-	o.dst = append(append(append(o.dst, `,"currency":"`...), c.String()...), '"')
-}
-
-func (o *object) int(literal string, v int64) {
-	o.dst = strconv.AppendInt(append(o.dst, literal...), v, 10)
-}
-
-func (o *object) intIf(literal string, v int64) {
-	if v != 0 {
-		o.int(literal, v)
-	}
-}
-
-func (o *object) uint(literal string, v uint64) {
-	o.dst = strconv.AppendUint(append(o.dst, literal...), v, 10)
-}
-
-func (o *object) bool(literal string, v bool) {
-	o.dst = strconv.AppendBool(append(o.dst, literal...), v)
-}
-
-func (o *object) time(literal string, t time.Time) {
-	o.dst = append(append(o.dst, literal...), '"')
-	o.dst = append(t.AppendFormat(o.dst, time.RFC3339Nano), '"')
-}
-
-func (o *object) timeIf(literal string, t time.Time) {
-	if !t.IsZero() {
-		o.time(literal, t)
-	}
+	o.Dst = append(append(append(o.Dst, `,"currency":"`...), c.String()...), '"')
 }
 
 func (o *object) amount(literal string, a money.Amount) {
-	o.dst = a.AppendJSON(append(o.dst, literal...))
+	o.Dst = a.AppendJSON(append(o.Dst, literal...))
 }
-
-func (o *object) end() []byte { return append(o.dst, '}') }
 
 func (o *object) address(literal string, a *Address) {
 	if a == nil || *a == (Address{}) {
 		return // json/v2 calls an object without members empty, too
 	}
-	o.name(literal)
-	start := len(o.dst)
-	o.stringIf(`,"name":`, a.Name)
-	o.stringIf(`,"line1":`, a.Line1)
-	o.stringIf(`,"city":`, a.City)
-	o.stringIf(`,"postal_code":`, a.PostalCode)
-	o.stringIf(`,"country":`, a.Country)
-	o.dst[start] = '{'
-	o.dst = append(o.dst, '}')
+	o.Name(literal)
+	start := len(o.Dst)
+	o.TextIf(`,"name":`, a.Name)
+	o.TextIf(`,"line1":`, a.Line1)
+	o.TextIf(`,"city":`, a.City)
+	o.TextIf(`,"postal_code":`, a.PostalCode)
+	o.TextIf(`,"country":`, a.Country)
+	o.Dst[start] = '{'
+	o.Dst = append(o.Dst, '}')
 }
 
 // head appends a line's members without the closing brace.
 func (l *OrderedLine) head(dst []byte) []byte {
-	o := object{dst}
-	o.int(`{"line":`, int64(l.Line))
-	o.string(`,"sku":`, l.SKU)
-	o.stringIf(`,"description":`, l.Description)
-	o.int(`,"quantity":`, l.Quantity)
-	o.name(`,"unit_price":`)
-	o.dst = l.UnitPrice.AppendJSON(o.dst)
-	o.name(`,"line_total":`)
-	return l.LineTotal.AppendJSON(o.dst)
+	o := object{jsonx.Writer{Dst: dst}}
+	o.Int(`{"line":`, int64(l.Line))
+	o.Text(`,"sku":`, l.SKU)
+	o.TextIf(`,"description":`, l.Description)
+	o.Int(`,"quantity":`, l.Quantity)
+	o.Name(`,"unit_price":`)
+	o.Dst = l.UnitPrice.AppendJSON(o.Dst)
+	o.Name(`,"line_total":`)
+	return l.LineTotal.AppendJSON(o.Dst)
 }
 
 func appendOrdered(dst []byte, lines []OrderedLine) []byte {
@@ -109,13 +64,13 @@ func appendOrdered(dst []byte, lines []OrderedLine) []byte {
 func appendQuantities(dst []byte, lines []LineQuantity) []byte {
 	dst = append(dst, '[')
 	for i := range lines {
-		o := object{dst}
+		o := object{jsonx.Writer{Dst: dst}}
 		if i > 0 {
-			o.name(",")
+			o.Name(",")
 		}
-		o.int(`{"line":`, int64(lines[i].Line))
-		o.int(`,"quantity":`, lines[i].Quantity)
-		dst = o.end()
+		o.Int(`{"line":`, int64(lines[i].Line))
+		o.Int(`,"quantity":`, lines[i].Quantity)
+		dst = o.End()
 	}
 	return append(dst, ']')
 }
@@ -136,71 +91,71 @@ func sized(dst []byte, size int) []byte {
 
 // AppendJSON appends the event as JSON.
 func (e *OrderPlaced) AppendJSON(dst []byte) []byte {
-	o := object{sized(dst, headSize+lineSize*len(e.Lines))}
-	o.time(`{"at":`, e.At)
-	o.stringIf(`,"customer_id":`, e.CustomerID)
-	o.stringIf(`,"email":`, e.Email)
-	o.stringIf(`,"language":`, e.Language)
-	o.string(`,"channel":`, string(e.Channel))
+	o := object{jsonx.Writer{Dst: sized(dst, headSize+lineSize*len(e.Lines))}}
+	o.Time(`{"at":`, e.At)
+	o.TextIf(`,"customer_id":`, e.CustomerID)
+	o.TextIf(`,"email":`, e.Email)
+	o.TextIf(`,"language":`, e.Language)
+	o.Text(`,"channel":`, string(e.Channel))
 	o.currency(e.Currency)
-	o.string(`,"fulfilment":`, string(e.Fulfilment))
-	o.stringIf(`,"backorder":`, string(e.Backorder))
-	o.time(`,"placed_at":`, e.PlacedAt)
+	o.Text(`,"fulfilment":`, string(e.Fulfilment))
+	o.TextIf(`,"backorder":`, string(e.Backorder))
+	o.Time(`,"placed_at":`, e.PlacedAt)
 	o.address(`,"ship_to":`, e.ShipTo)
-	o.name(`,"lines":`)
-	o.dst = appendOrdered(o.dst, e.Lines)
-	o.int(`,"units":`, e.Units)
+	o.Name(`,"lines":`)
+	o.Dst = appendOrdered(o.Dst, e.Lines)
+	o.Int(`,"units":`, e.Units)
 	o.amount(`,"total":`, e.Total)
-	return o.end()
+	return o.End()
 }
 
 // AppendJSON appends the order as JSON.
 func (d *Order) AppendJSON(dst []byte) []byte {
-	o := object{sized(dst, headSize+lineSize*len(d.Lines))}
-	o.string(`{"id":`, d.ID)
-	o.string(`,"status":`, string(d.Status))
-	o.uint(`,"version":`, d.Version)
-	o.stringIf(`,"customer_id":`, d.CustomerID)
-	o.stringIf(`,"email":`, d.Email)
-	o.stringIf(`,"language":`, d.Language)
-	o.string(`,"channel":`, string(d.Channel))
+	o := object{jsonx.Writer{Dst: sized(dst, headSize+lineSize*len(d.Lines))}}
+	o.Text(`{"id":`, d.ID)
+	o.Text(`,"status":`, string(d.Status))
+	o.Uint(`,"version":`, d.Version)
+	o.TextIf(`,"customer_id":`, d.CustomerID)
+	o.TextIf(`,"email":`, d.Email)
+	o.TextIf(`,"language":`, d.Language)
+	o.Text(`,"channel":`, string(d.Channel))
 	if d.Currency != 0 {
 		o.currency(d.Currency)
 	}
-	o.string(`,"fulfilment":`, string(d.Fulfilment))
-	o.stringIf(`,"backorder":`, string(d.Backorder))
+	o.Text(`,"fulfilment":`, string(d.Fulfilment))
+	o.TextIf(`,"backorder":`, string(d.Backorder))
 	if d.LinesVersion != 0 {
-		o.uint(`,"lines_version":`, d.LinesVersion)
+		o.Uint(`,"lines_version":`, d.LinesVersion)
 	}
-	o.time(`,"placed_at":`, d.PlacedAt)
-	o.time(`,"updated_at":`, d.UpdatedAt)
-	o.timeIf(`,"confirmed_at":`, d.ConfirmedAt)
-	o.timeIf(`,"paid_at":`, d.PaidAt)
-	o.timeIf(`,"packed_at":`, d.PackedAt)
-	o.timeIf(`,"shipped_at":`, d.ShippedAt)
-	o.timeIf(`,"closed_at":`, d.ClosedAt)
-	o.timeIf(`,"delivered_at":`, d.DeliveredAt)
-	o.timeIf(`,"completed_at":`, d.CompletedAt)
-	o.timeIf(`,"cancelled_at":`, d.CancelledAt)
-	o.timeIf(`,"returned_at":`, d.ReturnedAt)
-	o.stringIf(`,"cancel_reason":`, d.CancelReason)
-	o.stringIf(`,"close_reason":`, d.CloseReason)
-	o.bool(`,"paid":`, d.Paid)
-	o.stringIf(`,"payment_reference":`, d.PaymentReference)
+	o.Time(`,"placed_at":`, d.PlacedAt)
+	o.Time(`,"updated_at":`, d.UpdatedAt)
+	o.TimeIf(`,"confirmed_at":`, d.ConfirmedAt)
+	o.TimeIf(`,"paid_at":`, d.PaidAt)
+	o.TimeIf(`,"packed_at":`, d.PackedAt)
+	o.TimeIf(`,"shipped_at":`, d.ShippedAt)
+	o.TimeIf(`,"closed_at":`, d.ClosedAt)
+	o.TimeIf(`,"delivered_at":`, d.DeliveredAt)
+	o.TimeIf(`,"completed_at":`, d.CompletedAt)
+	o.TimeIf(`,"cancelled_at":`, d.CancelledAt)
+	o.TimeIf(`,"returned_at":`, d.ReturnedAt)
+	o.TextIf(`,"cancel_reason":`, d.CancelReason)
+	o.TextIf(`,"close_reason":`, d.CloseReason)
+	o.Bool(`,"paid":`, d.Paid)
+	o.TextIf(`,"payment_reference":`, d.PaymentReference)
 	o.payment(d.Payment)
 	o.address(`,"ship_to":`, d.ShipTo)
-	o.name(`,"lines":[`)
+	o.Name(`,"lines":[`)
 	for i := range d.Lines {
 		if i > 0 {
-			o.name(",")
+			o.Name(",")
 		}
-		o.dst = d.Lines[i].head(o.dst)
-		o.int(`,"shipped":`, d.Lines[i].Shipped)
-		o.int(`,"returned":`, d.Lines[i].Returned)
-		o.intIf(`,"dropped":`, d.Lines[i].Dropped)
-		o.name("}")
+		o.Dst = d.Lines[i].head(o.Dst)
+		o.Int(`,"shipped":`, d.Lines[i].Shipped)
+		o.Int(`,"returned":`, d.Lines[i].Returned)
+		o.IntIf(`,"dropped":`, d.Lines[i].Dropped)
+		o.Name("}")
 	}
-	o.int(`],"units":`, d.Units)
+	o.Int(`],"units":`, d.Units)
 	if d.Total != (money.Amount{}) {
 		o.amount(`,"total":`, d.Total)
 	}
@@ -208,41 +163,41 @@ func (d *Order) AppendJSON(dst []byte) []byte {
 		o.amount(`,"refund":`, d.Refund)
 	}
 	o.shipments(d.Shipments)
-	return o.end()
+	return o.End()
 }
 
 func (o *object) shipments(shipments []Shipment) {
 	if len(shipments) == 0 {
 		return
 	}
-	o.name(`,"shipments":[`)
+	o.Name(`,"shipments":[`)
 	for i := range shipments {
 		s := &shipments[i]
 		if i > 0 {
-			o.name(",")
+			o.Name(",")
 		}
-		o.int(`{"shipment":`, int64(s.Shipment))
-		o.time(`,"shipped_at":`, s.ShippedAt)
-		o.stringIf(`,"carrier":`, s.Carrier)
-		o.stringIf(`,"tracking_number":`, s.TrackingNumber)
-		o.name(`,"lines":`)
-		o.dst = append(appendQuantities(o.dst, s.Lines), '}')
+		o.Int(`{"shipment":`, int64(s.Shipment))
+		o.Time(`,"shipped_at":`, s.ShippedAt)
+		o.TextIf(`,"carrier":`, s.Carrier)
+		o.TextIf(`,"tracking_number":`, s.TrackingNumber)
+		o.Name(`,"lines":`)
+		o.Dst = append(appendQuantities(o.Dst, s.Lines), '}')
 	}
-	o.name("]")
+	o.Name("]")
 }
 
 func (o *object) levels(l Levels) []byte {
-	o.int(`,"on_hand":`, l.OnHand)
-	o.int(`,"reserved":`, l.Reserved)
-	o.int(`,"available":`, l.Available)
-	return o.end()
+	o.Int(`,"on_hand":`, l.OnHand)
+	o.Int(`,"reserved":`, l.Reserved)
+	o.Int(`,"available":`, l.Available)
+	return o.End()
 }
 
 func appendReservation(dst []byte, at time.Time, id string, quantity int64, l Levels) []byte {
-	o := object{sized(dst, smallSize)}
-	o.time(`{"at":`, at)
-	o.string(`,"reservation":`, id)
-	o.int(`,"quantity":`, quantity)
+	o := object{jsonx.Writer{Dst: sized(dst, smallSize)}}
+	o.Time(`{"at":`, at)
+	o.Text(`,"reservation":`, id)
+	o.Int(`,"quantity":`, quantity)
 	return o.levels(l)
 }
 
@@ -263,25 +218,25 @@ func (e *StockCommitted) AppendJSON(dst []byte) []byte {
 
 // AppendJSON appends the document as JSON.
 func (d *Level) AppendJSON(dst []byte) []byte {
-	o := object{sized(dst, smallSize)}
-	o.string(`{"sku":`, d.SKU)
-	o.int(`,"on_hand":`, d.OnHand)
-	o.int(`,"reserved":`, d.Reserved)
-	o.int(`,"available":`, d.Available)
-	o.uint(`,"version":`, d.Version)
-	return o.end()
+	o := object{jsonx.Writer{Dst: sized(dst, smallSize)}}
+	o.Text(`{"sku":`, d.SKU)
+	o.Int(`,"on_hand":`, d.OnHand)
+	o.Int(`,"reserved":`, d.Reserved)
+	o.Int(`,"available":`, d.Available)
+	o.Uint(`,"version":`, d.Version)
+	return o.End()
 }
 
 // AppendJSON appends the document as JSON.
 func (d *Day) AppendJSON(dst []byte) []byte {
-	o := object{sized(dst, smallSize)}
-	o.string(`{"day":`, d.Day)
-	o.string(`,"status":`, string(d.Status))
+	o := object{jsonx.Writer{Dst: sized(dst, smallSize)}}
+	o.Text(`{"day":`, d.Day)
+	o.Text(`,"status":`, string(d.Status))
 	o.currency(d.Currency)
-	o.int(`,"orders":`, d.Orders)
-	o.int(`,"units":`, d.Units)
-	o.name(`,"amount":"`)
-	o.dst, _ = d.Amount.AppendText(o.dst) // never fails
-	o.name(`"`)
-	return o.end()
+	o.Int(`,"orders":`, d.Orders)
+	o.Int(`,"units":`, d.Units)
+	o.Name(`,"amount":"`)
+	o.Dst, _ = d.Amount.AppendText(o.Dst) // never fails
+	o.Name(`"`)
+	return o.End()
 }

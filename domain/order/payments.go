@@ -220,9 +220,9 @@ func (o *object) payment(p *Payment) {
 	if p == nil {
 		return
 	}
-	o.string(`,"payment":{"status":`, string(p.Status))
-	o.stringIf(`,"payment":`, p.Payment)
-	o.stringIf(`,"code":`, p.Code)
+	o.Text(`,"payment":{"status":`, string(p.Status))
+	o.TextIf(`,"payment":`, p.Payment)
+	o.TextIf(`,"code":`, p.Code)
 	o.amountIf(`,"authorised":`, p.Authorised)
 	o.amountIf(`,"captured":`, p.Captured)
 	o.amountIf(`,"refunded":`, p.Refunded)
@@ -231,12 +231,12 @@ func (o *object) payment(p *Payment) {
 		if i == 0 {
 			literal = `,"recorded":[`
 		}
-		o.string(literal, name)
+		o.Text(literal, name)
 	}
 	if len(p.Recorded) > 0 {
-		o.name("]")
+		o.Name("]")
 	}
-	o.name("}")
+	o.Name("}")
 }
 
 func (o *object) amountIf(literal string, a money.Amount) {

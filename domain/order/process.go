@@ -133,7 +133,10 @@ func (f *Fulfilling) evolve(o *FulfilmentOptions, in *millrace.Input) *Fulfillin
 		if f.Status == "" && (!ok || placed.Fulfilment != FulfilmentAuto) {
 			return f
 		}
-		n.Version, n.Status = max(in.Version, f.Version), statusAfter(f.Status, in.Event)
+		n.Version = max(in.Version, f.Version)
+		if _, confirmed := in.Event.(*OrderConfirmed); !confirmed || f.Status != StatusPacked { // see ahead
+			n.Status = statusAfter(f.Status, in.Event)
+		}
 		n.hear(in)
 	case f.Status == "":
 		return f

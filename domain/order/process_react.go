@@ -71,9 +71,9 @@ func (f *Fulfilling) own(o *FulfilmentOptions, l *outlook) millrace.Step {
 	case f.failing():
 		return step(cancelStep(f.Fail), &CancelOrder{Reason: f.Fail})
 	case f.Status == StatusPlaced && goes:
-		return step("confirm-"+strconv.FormatUint(f.LinesVersion, 10), &ConfirmOrder{Version: f.LinesVersion})
+		return step(stepConfirm+"-"+strconv.FormatUint(f.LinesVersion, 10), &ConfirmOrder{Version: f.LinesVersion})
 	case f.Status == StatusConfirmed && goes && o.drives(UntilPacked):
-		return step("pack", &PackOrder{})
+		return step(stepPack, &PackOrder{})
 	case f.Status == StatusPartlyShipped && f.GaveUp && !l.asking() && !goes:
 		return step("close", &CloseOrder{Reason: ReasonOutOfStock})
 	case (f.Status == StatusPacked || f.Status == StatusPartlyShipped) && goes && o.drives(UntilShipped):

@@ -17,6 +17,8 @@ import (
 
 // The names of steps on stock, before their numbers.
 const (
+	stepConfirm = "confirm"
+	stepPack    = "pack"
 	stepReserve = "reserve"
 	stepRelease = "release"
 	stepCommit  = "commit"
@@ -350,7 +352,20 @@ func (f *Fulfilling) settle(step string, out *millrace.Outcome) {
 			}
 		}
 	default:
-		f.Settled, f.Refused = step, refused
+		if f.Settled, f.Refused = step, refused; refused == "" {
+			f.ahead(kind)
+		}
+	}
+}
+
+// ahead takes in what a step on the order itself has led to before its event comes, so that the next one is taken at once: an
+// order is confirmed, packed and shipped in one commit.
+func (f *Fulfilling) ahead(step string) {
+	switch {
+	case step == stepConfirm && f.Status == StatusPlaced:
+		f.Status = StatusConfirmed
+	case step == stepPack && f.Status == StatusConfirmed:
+		f.Status = StatusPacked
 	}
 }
 

@@ -176,7 +176,7 @@ func (c *calls) any() bool {
 
 // answers applies what calls have come to.
 func (w *work) answers(views func(int) millrace.Views) error {
-	for _, a := range w.calls.take(maxTurn) {
+	for _, a := range w.calls.take(maxArrived) {
 		s := a.request.Stream
 		p := s.Partition(w.m.store.Partitions())
 		if w.parked(s) {

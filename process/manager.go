@@ -49,7 +49,10 @@ func (nobody) Stopped(string)                      {}
 const (
 	// lookEvery is how often the clock is compared with the timer that is due next: a clock that jumps is noticed so late.
 	lookEvery = 100 * time.Millisecond
-	// maxTurn bounds the outcomes that one commit takes, and the timers that fire in it in each partition: after a long
+	// maxArrived bounds the outcomes that one commit takes, and the answers: as many as it takes events when it is behind, so that
+	// neither waits for the other.
+	maxArrived = 4096
+	// maxTurn bounds the timers that fire in one commit in each partition, and the instances that are asked for again: after a long
 	// pause, what fell due meanwhile is paced by commits, and events come in between.
 	maxTurn = 512
 	// maxRounds bounds how often instances react to outcomes that are known at once within one commit. What takes more sends

@@ -124,7 +124,7 @@ func (w *work) Turn(ctx context.Context, views func(int) millrace.Views) error {
 		}
 		more = more || again
 	}
-	for _, a := range w.outcomes.take(maxTurn) {
+	for _, a := range w.outcomes.take(maxArrived) {
 		p := a.stream.Partition(w.m.store.Partitions())
 		if w.parked(a.stream) {
 			continue // the command's outcome is asked for again when the stream is free

@@ -143,8 +143,13 @@ func (s Scenario) Run(ctx context.Context, o Options) (*Report, error) {
 	defer c.Close()
 	t := &story{Options: o, client: c, name: s.Name, stock: map[string]int64{}, ends: map[string]int{}}
 	began := time.Now()
-	err = s.tell(ctx, t)
-	if o.Gateway != nil { // it is left as it was found
+	if o.Gateway != nil { // a story knows what happens in it
+		err = o.Gateway.SetFaults(ctx, &gateway.Faults{})
+	}
+	if err == nil {
+		err = s.tell(ctx, t)
+	}
+	if o.Gateway != nil {
 		err = errors.Join(err, o.Gateway.SetFaults(context.WithoutCancel(ctx), &gateway.Faults{}))
 	}
 	if err == nil {

@@ -477,7 +477,7 @@ func (w *clusterWorld) answerTogether(t *testing.T) {
 	for n := range clusterRounds {
 		key := fmt.Sprintf("%s-%d", name, n)
 		// Without an id in the body: all of them must make the same one of the key.
-		body := []byte(`{"customer_id":"c-17","currency":"GBP","lines":[` + aLine("85123A", 1+n, "2.55") + `]}`)
+		body := []byte(`{"customer_id":"c-17","currency":"GBP","fulfilment":"manual","lines":[` + aLine("85123A", 1+n, "2.55") + `]}`)
 		one := c.wish("", call{method: http.MethodPost, path: "/v1/orders", key: key, prefer: "wait=30", body: body})
 		answers := w.ask(t, func(int) call { return one.call })
 		for _, a := range answers {

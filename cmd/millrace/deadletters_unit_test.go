@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
 	"github.com/millrace-io/millrace/internal/letter"
 	"github.com/millrace-io/millrace/localstore"
@@ -55,7 +56,7 @@ func TestStreamAsksFollowFacts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	go func() { ended <- n.follow(running, n.streamAsks()) }()
+	go func() { ended <- feed.New(store, n.registry, n.streamAsks(), nil).Run(running) }() // the node's own stands still
 	self := letter.ConsumerStream("snapshots")
 	known, err := n.processor.Accept(ctx, mustCommand(ctx, t, store, "a1")) // waits for what became of it
 	if err != nil {

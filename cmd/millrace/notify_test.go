@@ -102,7 +102,7 @@ func allSent(all []told) bool {
 
 // orderOf is the body of an order of a customer with an address.
 func orderOf(id, more string) []byte {
-	return []byte(`{"id":"` + id + `","customer_id":"c-17","email":"` + id + `@example.org","currency":"EUR","lines":[` +
+	return []byte(`{"id":"` + id + `","customer_id":"c-17","email":"` + id + `@example.org","currency":"EUR","fulfilment":"manual","lines":[` +
 		aLine("85123A", 6, "2.55") + `,` + aLine("POST", 1, "4.50") + `]` + more + `}`)
 }
 

@@ -95,7 +95,7 @@ func shop(t testing.TB, nodes ...*server) {
 		id := fmt.Sprint("r-", i)
 		currency := []string{"GBP", "JPY", "KWD"}[i%3] // 2, 0 and 3 decimals
 		lines := aLine("A", 1+i, "3.335") + `,{"sku":"it's \"B\"","description":"back\\u0000slash, nul it is not; Größe 7","quantity":2,"unit_price":"0"}`
-		send(i, "/v1/orders", `{"id":"`+id+`","customer_id":"c-`+fmt.Sprint(i%4)+`","channel":"phone","currency":"`+currency+`","placed_at":"2026-11-`+fmt.Sprintf("%02d", 1+i%5)+
+		send(i, "/v1/orders", `{"id":"`+id+`","customer_id":"c-`+fmt.Sprint(i%4)+`","channel":"phone","fulfilment":"manual","currency":"`+currency+`","placed_at":"2026-11-`+fmt.Sprintf("%02d", 1+i%5)+
 			`T23:59:59.999999999Z","ship_to":{"name":"N","line1":"L","city":"C","postal_code":"P","country":"GB"},"lines":[`+lines+`]}`)
 		step := func(verb, body string) { send(i, "/v1/orders/"+id+"/"+verb, body) }
 		way := []func(){
@@ -116,7 +116,7 @@ func shop(t testing.TB, nodes ...*server) {
 			step("cancel", `{"reason":"why not"}`)
 		}
 	}
-	send(0, "/v1/orders", `{"id":"bare","currency":"USD","lines":[`+aLine("Z", 1, "0")+`]}`)
+	send(0, "/v1/orders", `{"id":"bare","currency":"USD","fulfilment":"manual","lines":[`+aLine("Z", 1, "0")+`]}`)
 	for i, sku := range []string{"A", "it's", "Z"} {
 		send(i, "/v1/stock/"+sku+"/receive", `{"quantity":10}`)
 		send(i, "/v1/stock/"+sku+"/reserve", `{"reservation":"x","quantity":3}`)

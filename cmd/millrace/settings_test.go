@@ -49,6 +49,8 @@ func TestPrecedenceOfSettings(t *testing.T) {
 		"output": {"json", "text", "json"}, "partitions": {"1", "2", "3"}, "paused": {"[command]", "[feed]", "[command,feed]"},
 		"roles": {"[intake]", "[command,feed]", "[notify]"}, "quiet": {"true", "false", "true"}, "retry-for": {"1s", "2s", "3s"}, "server": {"[http://a]", "[http://b]", "[http://c,http://d]"},
 		"notify": {"[log]", "[none]", "[email,webhook]"}, "smtp-url": {"smtp://a", "smtp://b", "smtp://c"},
+		"payments": {"account", "manual", "http://127.0.0.1:1"}, "fulfil-until": {"confirmed", "packed", "shipped"},
+		"payment-timeout": {"1s", "2s", "3s"}, "reservation-expiry": {"1s", "2s", "3s"}, "backorder-for": {"1s", "2s", "3s"}, "backorder-retry": {"1s", "2s", "3s"},
 		"notify-webhook": {"https://a", "https://b", "https://c"},
 		"direct":         {"none", "postgres://b/b", "postgres://c/c"}, "node": {"a", "b", "c"}, "store": {"postgres://a/a", "postgres://b/b", "postgres://c/c"},
 	}

@@ -21,7 +21,7 @@ type sample struct {
 	Signed int64     `json:"signed"`
 	Count  uint64    `json:"count"`
 	Number int       `json:"number"`
-	On     bool      `json:"on"`
+	On     bool      `json:"flag"`
 	At     time.Time `json:"at"`
 	List   []sample  `json:"list"`
 }
@@ -39,7 +39,7 @@ func (v *sample) read(s *jsonfast.Scanner) {
 			v.Count = s.Uint64()
 		case "number":
 			v.Number = s.Int()
-		case "on":
+		case "flag":
 			v.On = s.Bool()
 		case "at":
 			v.At = s.Time()
@@ -90,14 +90,14 @@ func accepts(t testing.TB, data string) bool {
 func TestAccepted(t *testing.T) {
 	for _, data := range []string{
 		`{}`,
-		" \t\r\n{ \"text\" : \"a\" , \"on\" : true , \"list\" : [ { } , { \"text\" : \"b\" } ] } \n",
+		" \t\r\n{ \"text\" : \"a\" , \"flag\" : true , \"list\" : [ { } , { \"text\" : \"b\" } ] } \n",
 		`{"text":""}`, `{"text":"exactly8"}`, `{"text":"more than eight and then some"}`,
 		`{"text":"Köln, 東京 😀 and on in plain text"}`, "{\"text\":\"\x7f\u2028\ufffd\"}",
 		`{"text":"a \"quote\", \\ \/ \b\f\n\r\t"}`, `{"text":"\\"}`, `{"text":"\\\\","colour":"\"red"}`,
 		`{"colour":"red"}`, `{"colour":"blue"}`, `{"colour":""}`,
 		`{"signed":0}`, `{"signed":-1}`, `{"signed":9223372036854775807}`, `{"signed":-9223372036854775808}`,
 		`{"count":18446744073709551615}`, `{"count":18446744073709551609}`, `{"number":-7}`,
-		`{"on":false}`, `{"list":[]}`, `{"list":[{}]}`,
+		`{"flag":false}`, `{"list":[]}`, `{"list":[{}]}`,
 		`{"at":"2010-12-01T08:26:00Z"}`, `{"at":"2010-12-01T08:26:00.5Z"}`, `{"at":"9999-12-31T23:59:59.999999999Z"}`,
 		`{"at":"0001-01-01T00:00:00Z"}`, `{"at":"2012-02-29T00:00:00Z"}`,
 		`{"list":[` + strings.Repeat(`{"text":"}]["},`, 200) + `{}]}`,
@@ -112,12 +112,12 @@ func TestGivenUp(t *testing.T) {
 	for _, data := range []string{
 		// Syntax.
 		``, ` `, `{`, `}`, `[]`, `null`, `"text"`, `{}}`, `{} {}`, `{},`, `{}x`, "{}\x00", "{\x00}", "\ufeff{}", `{"text"}`, `{"text":}`,
-		`{"text":"a",}`, `{,"text":"a"}`, `{"text":"a" "on":true}`, `{"text":"a"`, `{"text":"a`, `{"text`, `{"text":"\`, `{"text":"\"`,
+		`{"text":"a",}`, `{,"text":"a"}`, `{"text":"a" "flag":true}`, `{"text":"a"`, `{"text":"a`, `{"text`, `{"text":"\`, `{"text":"\"`,
 		`{text:"a"}`, `{"list":[,]}`, `{"list":[{},]}`, `{"list":[{} {}]}`, `{"list":[`, `{"list":[{}`, `{"list":[}]`, `{"list":{}}`,
 		"{\"text\":\"a\nb\"}", "{\"text\":\"a\x00b\"}", "{\"text\":\"eight ch\x1f\"}", "{\u00a0}", "{\v}",
 		// Members.
-		`{"text":"a","text":"b"}`, `{"on":true,"text":"a","on":true}`, `{"text":"a","t\u0065xt":"b"}`, `{"te\u0078t":"a"}`,
-		`{"Text":"a"}`, `{"":1}`, `{"texts":"a"}`, "{\"text\xff\":\"a\"}", `{"list":[{"text":"a","text":"b"}]}`, `{"list":[{"on":true}]}`,
+		`{"text":"a","text":"b"}`, `{"flag":true,"text":"a","flag":true}`, `{"text":"a","t\u0065xt":"b"}`, `{"te\u0078t":"a"}`,
+		`{"Text":"a"}`, `{"":1}`, `{"texts":"a"}`, "{\"text\xff\":\"a\"}", `{"list":[{"text":"a","text":"b"}]}`, `{"list":[{"flag":true}]}`,
 		// Text.
 		`{"text":"\u0000"}`, `{"text":"\u0061"}`, `{"text":"\ud800"}`, `{"text":"\x"}`, "{\"text\":\"\\\x00\"}", "{\"text\":\"\\ü\"}",
 		"{\"text\":\"\xff\"}", "{\"text\":\"\xed\xa0\x80\"}", "{\"text\":\"\xc0\xaf\"}", "{\"text\":\"long before it \xe2\x82\"}", "{\"text\":\"\\\xff\"}",
@@ -127,7 +127,7 @@ func TestGivenUp(t *testing.T) {
 		`{"signed":1e2}`, `{"signed":1.}`, `{"signed":.1}`, `{"signed":0x1}`, `{"signed":1_0}`, `{"signed":"1"}`, `{"signed":null}`, `{"signed":--1}`,
 		`{"signed":9223372036854775808}`, `{"signed":-9223372036854775809}`, `{"signed":99999999999999999999}`, `{"signed":1 1}`, `{"signed":`,
 		`{"count":-1}`, `{"count":18446744073709551616}`, `{"count":99999999999999999999}`, `{"count":184467440737095516150}`, `{"number":9223372036854775808}`,
-		`{"number":1E1}`, `{"on":1}`, `{"on":tru}`, `{"on":truee}`, `{"on":True}`, `{"on":"true"}`, `{"on":null}`, `{"on":`,
+		`{"number":1E1}`, `{"flag":1}`, `{"flag":tru}`, `{"flag":truee}`, `{"flag":True}`, `{"flag":"true"}`, `{"flag":null}`, `{"flag":`,
 		// Times.
 		`{"at":""}`, `{"at":null}`, `{"at":0}`, `{"at":"2010-12-01"}`, `{"at":"2010-12-01T08:26:00"}`, `{"at":"2010-12-01T8:26:00Z"}`, `{"at":"2010-12-01T8:26:00.5Z"}`,
 		`{"at":"2010-12-01T08:26:00,5Z"}`, `{"at":"2010-12-01T08:26:60Z"}`, `{"at":"2010-02-30T08:26:00Z"}`, `{"at":"2010-13-01T08:26:00Z"}`,
@@ -143,7 +143,7 @@ func TestGivenUp(t *testing.T) {
 
 // TestPrefixes: a document that was cut off is never one.
 func TestPrefixes(t *testing.T) {
-	whole := `{"text":"a\\ü","colour":"red","signed":-12,"count":3,"on":true,"at":"2010-12-01T08:26:00.5Z","list":[{"text":"x"},{}]}`
+	whole := `{"text":"a\\ü","colour":"red","signed":-12,"count":3,"flag":true,"at":"2010-12-01T08:26:00.5Z","list":[{"text":"x"},{}]}`
 	for i := range whole {
 		if accepts(t, whole[:i]) {
 			t.Errorf("accepted %q", whole[:i])
@@ -170,7 +170,7 @@ func TestValues(t *testing.T) {
 func TestCorpus(t *testing.T) {
 	for _, c := range jsoncorpus.Cases() {
 		accepts(t, string(c.Data))
-		for _, name := range []string{"text", "colour", "signed", "count", "number", "on", "at", "list"} {
+		for _, name := range []string{"text", "colour", "signed", "count", "number", "flag", "at", "list"} {
 			inner := bytes.TrimSuffix(bytes.TrimPrefix(c.Data, []byte("[")), []byte("]"))
 			accepts(t, `{"`+name+`":`+string(c.Data)+`}`)
 			accepts(t, `{"`+name+`":`+string(inner)+`}`)
@@ -181,9 +181,9 @@ func TestCorpus(t *testing.T) {
 
 // TestBehindTheEnd: bytes behind a document that share its array belong to somebody else.
 func TestBehindTheEnd(t *testing.T) {
-	array := []byte(`{"on":true},"number":1}`)
+	array := []byte(`{"flag":true},"number":1}`)
 	var got sample
-	s := jsonfast.New(array[:len(`{"on":true}`)])
+	s := jsonfast.New(array[:len(`{"flag":true}`)])
 	got.read(&s)
 	if !s.Done() || !got.On || got.Number != 0 {
 		t.Errorf("read %+v", got)
@@ -191,7 +191,7 @@ func TestBehindTheEnd(t *testing.T) {
 }
 
 func FuzzScanner(f *testing.F) {
-	f.Add(`{"text":"a\\ü","colour":"red","signed":-12,"count":3,"number":4,"on":true,"at":"2010-12-01T08:26:00.5Z","list":[{"text":"x"},{}]}`)
+	f.Add(`{"text":"a\\ü","colour":"red","signed":-12,"count":3,"number":4,"flag":true,"at":"2010-12-01T08:26:00.5Z","list":[{"text":"x"},{}]}`)
 	f.Add(`{"text":"\ud800","signed":-0,"at":"2010-12-01T08:26:00,5Z"}`)
 	f.Add(`{"count":18446744073709551616}`)
 	for _, c := range jsoncorpus.Cases() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/jsonx"
 )
 
 // calls makes the calls of a worker's instances: those that are due, a bounded number at a time, the longest due first. What
@@ -128,6 +129,9 @@ func (c *calls) do(a *attempt) {
 	c.start(a.ended)
 }
 
+// errNoJSON: what would be written into the instance's document could not be read again.
+var errNoJSON = errors.New("the answer is no JSON")
+
 // call makes one attempt. A panic is an error like any other.
 func (c *calls) call(a *attempt) (result []byte, err error) {
 	defer func() {
@@ -135,7 +139,10 @@ func (c *calls) call(a *attempt) (result []byte, err error) {
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return c.w.m.o.Call(c.ctx, &a.request)
+	if result, err = c.w.m.o.Call(c.ctx, &a.request); err == nil && len(result) > 0 && jsonx.Check(result) != nil {
+		err = errNoJSON
+	}
+	return result, err
 }
 
 // take hands some of the answers to the commit at hand. A call may be made again from then on.

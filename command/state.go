@@ -119,7 +119,7 @@ func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Cons
 		Name: SnapshotsName,
 		Handle: func(ctx context.Context, v millrace.Views, e *millrace.Recorded) error {
 			f, ok := hot.follow(registry, e)
-			if e.Version%SnapshotEvery != 0 {
+			if e.Version%SnapshotEvery != 0 && (ok || e.Version != hotFrom) {
 				return nil
 			}
 			c, known := registry.Category(e.Stream)
@@ -137,6 +137,9 @@ func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Cons
 				}
 				hot.keep(e.Stream, f)
 			}
+			if e.Version%SnapshotEvery != 0 {
+				return nil
+			}
 			data, err := c.EncodeState(f.state)
 			if err != nil {
 				return err
@@ -148,13 +151,16 @@ func Snapshots(store *millrace.Store, registry *millrace.Registry) millrace.Cons
 }
 
 const (
+	// hotFrom is the version at which a stream begins to be followed: most end before it, and of those that go on to a snapshot
+	// little must be read again.
+	hotFrom = 16
 	// maxHot bounds the streams whose states are kept for their next snapshots, and maxHotWeight what one of them stands for, in
 	// bytes: those that are asked for by everybody are few.
 	maxHot       = 1024
 	maxHotWeight = 64 << 10
 )
 
-// hotStreams are states of streams that have had a snapshot, as their events so far have left them: the next one need not read
+// hotStreams are states of streams that have come far, as their events so far have left them: the next snapshot need not read
 // them again. It is used by the workers of a feed, each of which has streams of its own.
 type hotStreams struct {
 	mu sync.Mutex

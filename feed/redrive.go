@@ -74,8 +74,10 @@ func (w *worker) answer(ctx context.Context) error {
 		if err == nil {
 			a, err = millrace.AsksTable.Decode(d.Data)
 		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			w.r.o.Logger.Warn("cannot read what is asked of a consumer, trying again", "consumer", w.r.c.Name, "error", err)
+		}
+		if err != nil {
 			return nil
 		}
 		all = append(all, asked{d.ID, a})

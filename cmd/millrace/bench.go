@@ -19,6 +19,7 @@ import (
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/client"
+	"github.com/millrace-io/millrace/payment"
 )
 
 // benchOptions are shared by all benches.
@@ -321,9 +322,12 @@ func newBed(ctx context.Context, o *benchOptions) (*bed, error) {
 	return newBedOf(ctx, o, nodeOptions{})
 }
 
-// newBedOf is newBed with settings of the node.
+// newBedOf is newBed with settings of the node. All that serve runs by itself runs here too.
 func newBedOf(ctx context.Context, o *benchOptions, no nodeOptions) (*bed, error) {
 	no.log = warnings()
+	if no.fulfil == nil {
+		no.fulfil = &fulfilment{payments: payments{payment.Account(), inProcessCall}}
+	}
 	if o.store != "" {
 		return newSharedBed(ctx, o, no)
 	}

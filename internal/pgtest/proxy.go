@@ -55,6 +55,7 @@ type Proxy struct {
 	delay    time.Duration
 	changed  chan struct{} // closed when flow changes
 	links    map[*link]bool
+	cuts     int // so far
 	lose     *loss
 }
 
@@ -142,10 +143,11 @@ func (p *Proxy) Refuse(on bool) error {
 	return nil
 }
 
-// Cut resets all open connections, and returns how many there were.
+// Cut resets all open connections, those that are being made included, and returns how many were open.
 func (p *Proxy) Cut() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.cuts++
 	for l := range p.links {
 		l.reset()
 	}
@@ -220,7 +222,7 @@ func (p *Proxy) accept(l net.Listener) {
 // serve forwards one connection until it is closed.
 func (p *Proxy) serve(client net.Conn) {
 	p.mu.Lock()
-	target := p.target
+	target, cuts := p.target, p.cuts
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
@@ -231,7 +233,7 @@ func (p *Proxy) serve(client net.Conn) {
 	}
 	l := &link{client: client, server: server, closed: make(chan struct{})}
 	defer l.close()
-	if !p.add(l) {
+	if !p.add(l, cuts) {
 		l.reset()
 		return
 	}
@@ -242,10 +244,11 @@ func (p *Proxy) serve(client net.Conn) {
 	both.Wait()
 }
 
-func (p *Proxy) add(l *link) bool {
+// add takes a connection in, unless there was a cut since it began to be made, or connections are refused by now.
+func (p *Proxy) add(l *link, cuts int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ctx.Err() != nil {
+	if p.ctx.Err() != nil || p.cuts != cuts || p.listener == nil {
 		return false
 	}
 	p.links[l] = true

@@ -19,7 +19,7 @@ type Control interface {
 	Standing(name string) Standing
 	// Command gives c its stream, type and data, so that it does that to a consumer. c has its id, which may have come before: a
 	// command that is known is to mean the same again. Errors: [ErrConsumerPaused], the store's.
-	Command(ctx context.Context, c *millrace.Command, name string, do ConsumerAction, by, reason string) error
+	Command(ctx context.Context, c *millrace.Command, name string, do ConsumerAction, by, why string) error
 	// Obeyed returns when this node does what the stream of the consumer says at a version, or when ctx ends.
 	Obeyed(ctx context.Context, name string, version uint64)
 }
@@ -41,15 +41,15 @@ const (
 type Standing struct {
 	State string `json:"state"` // running, paused or draining
 	// Since when, and who asked for it, and why; nothing where nobody ever did.
-	Since  time.Time `json:"since,omitzero"`
-	By     string    `json:"by,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	Since time.Time `json:"since,omitzero"`
+	By    string    `json:"by,omitempty"`
+	Why   string    `json:"why,omitempty"`
 }
 
 // byWhom is the body of what is asked of a consumer.
 type byWhom struct {
-	By     string `json:"by,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	By  string `json:"by,omitempty"`
+	Why string `json:"why,omitempty"`
 }
 
 func (a *API) registerControl(consumers Consumers, control Control) {
@@ -135,7 +135,7 @@ func (x *exchange) controlCommand(control Control, name string, do ConsumerActio
 	if c.ID == "" {
 		c.ID = id.New()
 	}
-	err := control.Command(x.r.Context(), c, name, do, body.By, body.Reason)
+	err := control.Command(x.r.Context(), c, name, do, body.By, body.Why)
 	if err == nil {
 		c.Body, err = x.api.registry.DecodeCommand(c)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/httpapi"
+	"github.com/millrace-io/millrace/internal/letter"
 )
 
 // steering is the control of consumers that nobody runs: it knows what their streams say.
@@ -37,20 +38,20 @@ func (s steering) Deciding() string { return system.Deciding }
 
 func (s steering) Standing(name string) httpapi.Standing {
 	c := s.state(name)
-	return httpapi.Standing{State: string(c.Mode), Since: c.Since, By: c.By, Reason: c.Reason}
+	return httpapi.Standing{State: string(c.Mode), Since: c.Since, By: c.By, Why: c.Why}
 }
 
-func (s steering) Command(_ context.Context, c *millrace.Command, name string, do httpapi.ConsumerAction, by, reason string) (err error) {
-	var body any = &system.PauseConsumer{By: by, Reason: reason}
+func (s steering) Command(_ context.Context, c *millrace.Command, name string, do httpapi.ConsumerAction, by, why string) (err error) {
+	var body any = &system.PauseConsumer{By: by, Why: why}
 	switch do {
 	case httpapi.ActionPause:
 	case httpapi.ActionResume:
-		body = &system.ResumeConsumer{By: by, Reason: reason}
+		body = &system.ResumeConsumer{By: by, Why: why}
 	case httpapi.ActionDrain:
-		if reason == "started paused" {
+		if why == "started paused" {
 			return httpapi.ErrConsumerPaused
 		}
-		body = &system.DrainConsumer{By: by, Reason: reason, Until: s.store.Head().String()}
+		body = &system.DrainConsumer{By: by, Why: why, Until: s.store.Head().String()}
 	}
 	c.Stream = system.ConsumerStream(name)
 	c.Type, c.Data, err = s.registry.EncodeCommand(body)
@@ -67,11 +68,11 @@ func TestControl(t *testing.T) {
 	if c := w.want(200, "GET", orders, "").json(t); c["state"] != "running" || c["since"] != nil || c["by"] != nil {
 		t.Errorf("%v", c)
 	}
-	first := w.want(200, "POST", orders+"/pause", `{"by":"ann","reason":"why"}`, "Idempotency-Key: k-1")
-	if c := first.json(t); c["state"] != "paused" || c["by"] != "ann" || c["reason"] != "why" || c["since"] == nil || first.Header.Get("Millrace-Cursor") == "" {
+	first := w.want(200, "POST", orders+"/pause", `{"by":"ann","why":"why"}`, "Idempotency-Key: k-1")
+	if c := first.json(t); c["state"] != "paused" || c["by"] != "ann" || c["why"] != "why" || c["since"] == nil || first.Header.Get("Millrace-Cursor") == "" {
 		t.Errorf("%s", first.body)
 	}
-	if a := w.want(200, "POST", orders+"/pause", `{"by":"ann","reason":"why"}`, "Idempotency-Key: k-1"); a.Header.Get("Idempotency-Replayed") != "true" || string(a.body) != string(first.body) {
+	if a := w.want(200, "POST", orders+"/pause", `{"by":"ann","why":"why"}`, "Idempotency-Key: k-1"); a.Header.Get("Idempotency-Replayed") != "true" || string(a.body) != string(first.body) {
 		t.Errorf("%s", a.body)
 	}
 	if a := w.want(200, "POST", orders+"/pause", `{"by":"ben"}`); string(a.body) != string(first.body) {
@@ -86,7 +87,7 @@ func TestControl(t *testing.T) {
 	if c := w.want(200, "POST", orders+"/drain", `{}`).json(t); c["state"] != "draining" {
 		t.Errorf("%v", c)
 	}
-	if a := w.want(409, "POST", orders+"/drain", `{"reason":"started paused"}`); a.json(t)["code"] != system.CodePaused {
+	if a := w.want(409, "POST", orders+"/drain", `{"why":"started paused"}`); a.json(t)["code"] != system.CodePaused {
 		t.Errorf("%s", a.body)
 	}
 	// The deciding is one of them, and has no streams that are parked.
@@ -108,7 +109,7 @@ func TestControl(t *testing.T) {
 		}
 	}
 	w.want(404, "GET", "/v1/consumers/other", "")
-	for _, body := range []string{`{"by":1}`, `{"who":"ann"}`, `[]`, `{"by":"` + strings.Repeat("x", system.MaxBy+1) + `"}`, `{"reason":"a\u0000b"}`} {
+	for _, body := range []string{`{"by":1}`, `{"who":"ann"}`, `[]`, `{"by":"` + strings.Repeat("x", letter.MaxBy+1) + `"}`, `{"why":"a\u0000b"}`} {
 		w.want(400, "POST", orders+"/pause", body)
 	}
 	w.want(405, "GET", orders+"/pause", "")

@@ -106,10 +106,10 @@ func (p *asker) consumers() error {
 		return err
 	}
 	w := tabwriter.NewWriter(p.OutOrStdout(), 0, 4, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NAME\tGAP\tPARKED\tSTATE\tSINCE\tBY\tREASON")
+	_, _ = fmt.Fprintln(w, "NAME\tGAP\tPARKED\tSTATE\tSINCE\tBY\tWHY")
 	for _, s := range all.Items {
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\n", s.Name, s.Gap, s.Parked, s.State,
-			cmp.Or(formatTime(s.Since), "-"), cmp.Or(s.By, "-"), cmp.Or(s.Reason, "-"))
+			cmp.Or(formatTime(s.Since), "-"), cmp.Or(s.By, "-"), cmp.Or(s.Why, "-"))
 	}
 	return w.Flush()
 }
@@ -120,7 +120,7 @@ type consumerState struct {
 	State  string    `json:"state"`
 	Since  time.Time `json:"since,omitzero"`
 	By     string    `json:"by"`
-	Reason string    `json:"reason"`
+	Why    string    `json:"why"`
 	Gap    uint64    `json:"gap"`
 	Parked int       `json:"parked"`
 	Cursor string    `json:"cursor"`
@@ -143,7 +143,7 @@ func (p *asker) control(name, do, by, why string) error {
 	if u, err := user.Current(); by == "" && err == nil {
 		by = u.Username
 	}
-	body, err := jsonx.Marshal(map[string]string{"by": by, "reason": why})
+	body, err := jsonx.Marshal(map[string]string{"by": by, "why": why})
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func (c *controls) look(ctx context.Context) error {
 		s.head, s.looked = head, true
 		c.change(func() { *c.known[name] = s })
 		if s.version != before && !first {
-			c.n.log.Info("a consumer is meant to be otherwise", "consumer", name, "state", string(s.state.Mode), "by", s.state.By, "reason", s.state.Reason)
+			c.n.log.Info("a consumer is meant to be otherwise", "consumer", name, "state", string(s.state.Mode), "by", s.state.By, "why", s.state.Why)
 		}
 	}
 	return nil
@@ -314,19 +314,19 @@ func (c *controls) Standing(name string) httpapi.Standing {
 	case s == nil:
 		return httpapi.Standing{State: string(system.Running)}
 	case s.overridden() && s.state.Mode != system.Paused:
-		return httpapi.Standing{State: string(system.Paused), Since: c.began, By: byPaused, Reason: whyPaused}
+		return httpapi.Standing{State: string(system.Paused), Since: c.began, By: byPaused, Why: whyPaused}
 	}
-	return httpapi.Standing{State: string(s.state.Mode), Since: s.state.Since, By: s.state.By, Reason: s.state.Reason}
+	return httpapi.Standing{State: string(s.state.Mode), Since: s.state.Since, By: s.state.By, Why: s.state.Why}
 }
 
 // Command implements httpapi.Control.
-func (c *controls) Command(ctx context.Context, cmd *millrace.Command, name string, do httpapi.ConsumerAction, by, reason string) error {
+func (c *controls) Command(ctx context.Context, cmd *millrace.Command, name string, do httpapi.ConsumerAction, by, why string) error {
 	var body any
 	switch do {
 	case httpapi.ActionPause:
-		body = &system.PauseConsumer{By: by, Reason: reason}
+		body = &system.PauseConsumer{By: by, Why: why}
 	case httpapi.ActionResume:
-		body = &system.ResumeConsumer{By: by, Reason: reason}
+		body = &system.ResumeConsumer{By: by, Why: why}
 	case httpapi.ActionDrain:
 		until, err := c.head(ctx, cmd.ID)
 		if err != nil {
@@ -335,7 +335,7 @@ func (c *controls) Command(ctx context.Context, cmd *millrace.Command, name stri
 		if c.pausedHere(name) {
 			return httpapi.ErrConsumerPaused
 		}
-		body = &system.DrainConsumer{By: by, Reason: reason, Until: until}
+		body = &system.DrainConsumer{By: by, Why: why, Until: until}
 	default:
 		return fmt.Errorf("%w: %s is not done to consumers", millrace.ErrInvalid, do)
 	}

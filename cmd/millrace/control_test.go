@@ -23,7 +23,7 @@ func (s *server) consumer(t testing.TB, name string) (c consumerState) {
 // control does something to a consumer.
 func (s *server) control(t testing.TB, name, do, why string) (c consumerState) {
 	t.Helper()
-	body := []byte(`{"by":"ann","reason":"` + why + `"}`)
+	body := []byte(`{"by":"ann","why":"` + why + `"}`)
 	s.do(t, call{method: http.MethodPost, path: "/v1/consumers/" + name + "/" + do, body: body, prefer: "wait=30"}, http.StatusOK).into(t, &c)
 	return c
 }
@@ -73,7 +73,7 @@ func TestPauseConsumer(t *testing.T) {
 	before := s.placeMany(t, "a", 5)
 	s.caughtUp(t, before)
 	paused := s.control(t, "orders", "pause", "the index is rebuilt")
-	if paused.State != "paused" || paused.By != "ann" || paused.Reason != "the index is rebuilt" || time.Since(paused.Since) > patience {
+	if paused.State != "paused" || paused.By != "ann" || paused.Why != "the index is rebuilt" || time.Since(paused.Since) > patience {
 		t.Errorf("%+v", paused)
 	}
 	at := s.consumer(t, "orders").Cursor
@@ -93,7 +93,7 @@ func TestPauseConsumer(t *testing.T) {
 	}
 	stands()
 	// Paused again it stays as it is, and so it does with the same request again.
-	if again := s.control(t, "orders", "pause", "another one"); again.Reason != paused.Reason || !again.Since.Equal(paused.Since) {
+	if again := s.control(t, "orders", "pause", "another one"); again.Why != paused.Why || !again.Since.Equal(paused.Since) {
 		t.Errorf("%+v", again)
 	}
 	s.do(t, call{method: http.MethodPost, path: "/v1/consumers/orders/drain"}, http.StatusConflict)
@@ -106,7 +106,7 @@ func TestPauseConsumer(t *testing.T) {
 	s.kill()
 	s = serving(t, data)
 	s.caughtUpBut(t, cursor)
-	if c := s.consumer(t, "orders"); c.State != "paused" || c.Reason != paused.Reason || c.Gap < 7 {
+	if c := s.consumer(t, "orders"); c.State != "paused" || c.Why != paused.Why || c.Gap < 7 {
 		t.Errorf("%+v", c)
 	}
 	if c := s.control(t, "orders", "resume", "done"); c.State != "running" {
@@ -148,7 +148,7 @@ func TestPauseDeciding(t *testing.T) {
 	s.kill()
 	s = serving(t, data)
 	c := s.consumer(t, "command")
-	if c.State != "paused" || c.Gap != waiting || c.Reason != "maintenance" || s.consumer(t, "stock").State != "paused" {
+	if c.State != "paused" || c.Gap != waiting || c.Why != "maintenance" || s.consumer(t, "stock").State != "paused" {
 		t.Errorf("%+v", c)
 	}
 	if st := s.command(t, "w-7"); st.State != "accepted" {
@@ -191,10 +191,10 @@ func TestDrain(t *testing.T) {
 	cursor := s.placeMany(t, "a", 20)
 	s.control(t, "orders", "resume", "first it has to run")
 	key := "drain-1"
-	drain := call{method: http.MethodPost, path: "/v1/consumers/orders/drain", key: key, body: []byte(`{"by":"ben","reason":"an upgrade"}`), prefer: "wait=30"}
+	drain := call{method: http.MethodPost, path: "/v1/consumers/orders/drain", key: key, body: []byte(`{"by":"ben","why":"an upgrade"}`), prefer: "wait=30"}
 	s.do(t, drain, http.StatusOK)
 	drained := s.untilConsumer(t, "orders", func(c consumerState) bool { return c.State == "paused" })
-	if drained.By != "ben" || drained.Reason != "an upgrade" {
+	if drained.By != "ben" || drained.Why != "an upgrade" {
 		t.Errorf("%+v", drained)
 	}
 	covers(t, drained.Cursor, cursor)

@@ -1,11 +1,7 @@
 package system
 
 import (
-	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/letter"
@@ -17,15 +13,8 @@ const CategoryConsumer = letter.CategoryConsumer
 // Deciding is the name under which the deciding of commands is paused, as consumers are under theirs.
 const Deciding = "command"
 
-const (
-	// MaxBy bounds, in bytes, who does something: a name.
-	MaxBy = 200
-	// MaxReason bounds why: a sentence or a few.
-	MaxReason = 1000
-
-	// consumerStateVersion changes with the state of consumers or its evolve.
-	consumerStateVersion = 1
-)
+// consumerStateVersion changes with the state of consumers or its evolve.
+const consumerStateVersion = 2
 
 // ConsumerStream is the stream of a consumer's states.
 func ConsumerStream(name string) millrace.Stream { return letter.ConsumerStream(name) }
@@ -43,10 +32,10 @@ const (
 // Consumer is the state of a consumer. It is never changed.
 type Consumer struct {
 	Mode Mode `json:"mode"`
-	// Since is since when; By and Reason are those of who asked for it. A consumer that nobody ever paused has none.
-	Since  time.Time `json:"since,omitzero"`
-	By     string    `json:"by,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	// Since is since when; By and Why say who asked for it, and why. A consumer that nobody ever paused has none.
+	Since time.Time `json:"since,omitzero"`
+	By    string    `json:"by,omitempty"`
+	Why   string    `json:"why,omitempty"`
 	// Until is how far a consumer that drains is to go, as the token of a cursor.
 	Until string `json:"until,omitempty"`
 	// Changes counts all changes so far, and Resumes those that had it run.
@@ -56,21 +45,21 @@ type Consumer struct {
 
 // PauseConsumer has a consumer stand still.
 type PauseConsumer struct {
-	By     string `json:"by,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	By  string `json:"by,omitempty"`
+	Why string `json:"why,omitempty"`
 }
 
 // ResumeConsumer has it go on.
 type ResumeConsumer struct {
-	By     string `json:"by,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	By  string `json:"by,omitempty"`
+	Why string `json:"why,omitempty"`
 }
 
 // DrainConsumer has it go on to a cursor, and be paused then.
 type DrainConsumer struct {
-	By     string `json:"by,omitempty"`
-	Reason string `json:"reason,omitempty"`
-	Until  string `json:"until"`
+	By    string `json:"by,omitempty"`
+	Why   string `json:"why,omitempty"`
+	Until string `json:"until"`
 }
 
 // CompleteDrain says that a consumer has come to the end of a drain. Change is the number of the change by which that began.
@@ -80,24 +69,24 @@ type CompleteDrain struct {
 
 // ConsumerPaused is the fact that a consumer is to stand still.
 type ConsumerPaused struct {
-	At     time.Time `json:"at"`
-	By     string    `json:"by,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	At  time.Time `json:"at"`
+	By  string    `json:"by,omitempty"`
+	Why string    `json:"why,omitempty"`
 }
 
 // ConsumerResumed is the fact that a consumer is to run.
 type ConsumerResumed struct {
-	At     time.Time `json:"at"`
-	By     string    `json:"by,omitempty"`
-	Reason string    `json:"reason,omitempty"`
+	At  time.Time `json:"at"`
+	By  string    `json:"by,omitempty"`
+	Why string    `json:"why,omitempty"`
 }
 
 // DrainBegun is the fact that a consumer is to go on to a cursor only.
 type DrainBegun struct {
-	At     time.Time `json:"at"`
-	By     string    `json:"by,omitempty"`
-	Reason string    `json:"reason,omitempty"`
-	Until  string    `json:"until"`
+	At    time.Time `json:"at"`
+	By    string    `json:"by,omitempty"`
+	Why   string    `json:"why,omitempty"`
+	Until string    `json:"until"`
 }
 
 // DrainCompleted is the fact that it has come there, and stands still from then on.
@@ -125,29 +114,21 @@ func consumers() millrace.Domain[*Consumer] {
 }
 
 // Validate checks the form.
-func (c *PauseConsumer) Validate() []millrace.FieldError { return who(c.By, c.Reason) }
+func (c *PauseConsumer) Validate() []millrace.FieldError { return who(c.By, c.Why) }
 
 // Validate checks the form.
-func (c *ResumeConsumer) Validate() []millrace.FieldError { return who(c.By, c.Reason) }
+func (c *ResumeConsumer) Validate() []millrace.FieldError { return who(c.By, c.Why) }
 
 // Validate checks the form.
 func (c *DrainConsumer) Validate() []millrace.FieldError {
-	faults := who(c.By, c.Reason)
+	faults := who(c.By, c.Why)
 	if _, err := millrace.ParseCursor(c.Until); err != nil {
 		faults = append(faults, millrace.FieldError{Pointer: "/until", Detail: "must be a cursor"})
 	}
 	return faults
 }
 
-// who checks who does something, and why.
-func who(by, reason string) (faults []millrace.FieldError) {
-	check := func(pointer, text string, limit int) {
-		if len(text) > limit || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-			detail := "must be text of at most " + strconv.Itoa(limit) + " bytes without control characters"
-			faults = append(faults, millrace.FieldError{Pointer: pointer, Detail: detail})
-		}
-	}
-	check("/by", by, MaxBy)
-	check("/reason", reason, MaxReason)
-	return faults
+// who checks who does something, and why; either may be left out.
+func who(by, why string) []millrace.FieldError {
+	return append(letter.CheckBy(by, false), letter.CheckWhy(why, false)...)
 }

@@ -20,8 +20,8 @@ var somewhere = millrace.Cursor{Epoch: 1, Positions: []uint64{3, 0, 7}}.String()
 func consumed() millracetest.Example {
 	e := millracetest.Example{Name: "a consumer"}
 	for _, c := range [][2]string{
-		{"PauseConsumer", `{"by":"ann","reason":"the index is rebuilt"}`}, {"PauseConsumer", `{}`}, {"DrainConsumer", `{"until":"` + somewhere + `"}`},
-		{"ResumeConsumer", `{"by":"ben"}`}, {"ResumeConsumer", `{}`}, {"DrainConsumer", `{"by":"ann","reason":"an upgrade","until":"` + somewhere + `"}`},
+		{"PauseConsumer", `{"by":"ann","why":"the index is rebuilt"}`}, {"PauseConsumer", `{}`}, {"DrainConsumer", `{"until":"` + somewhere + `"}`},
+		{"ResumeConsumer", `{"by":"ben"}`}, {"ResumeConsumer", `{}`}, {"DrainConsumer", `{"by":"ann","why":"an upgrade","until":"` + somewhere + `"}`},
 		{"CompleteDrain", `{"change":3}`}, {"CompleteDrain", `{"change":4}`}, {"CompleteDrain", `{"change":4}`},
 		{"ResumeConsumer", `{}`}, {"DrainConsumer", `{"until":"` + somewhere + `"}`}, {"DrainConsumer", `{"until":"` + somewhere + `"}`}, {"PauseConsumer", `{}`},
 	} {
@@ -67,8 +67,8 @@ func (l *life) do(command any) (events int, code string) {
 
 // Every mode meets every command.
 func TestEveryModeAndCommand(t *testing.T) {
-	pause, resume := &system.PauseConsumer{By: "pete", Reason: "p"}, &system.ResumeConsumer{By: "ruth", Reason: "r"}
-	drain := &system.DrainConsumer{By: "dora", Reason: "d", Until: somewhere}
+	pause, resume := &system.PauseConsumer{By: "pete", Why: "p"}, &system.ResumeConsumer{By: "ruth", Why: "r"}
+	drain := &system.DrainConsumer{By: "dora", Why: "d", Until: somewhere}
 	// In each mode there is one change, which a drain is completed by.
 	modes := map[system.Mode]any{system.Running: resume, system.Paused: pause, system.Draining: drain}
 	for _, tc := range []struct {
@@ -146,9 +146,9 @@ func TestConsumerForm(t *testing.T) {
 		pointers string
 	}{
 		{&system.PauseConsumer{}, ""},
-		{&system.PauseConsumer{By: strings.Repeat("é", 100), Reason: strings.Repeat("x", 1000)}, ""},
-		{&system.PauseConsumer{By: strings.Repeat("é", 101), Reason: "a\nb"}, "/by /reason"},
-		{&system.ResumeConsumer{By: "\xff", Reason: strings.Repeat("x", 1001)}, "/by /reason"},
+		{&system.PauseConsumer{By: strings.Repeat("é", 50), Why: strings.Repeat("x", 1000)}, ""},
+		{&system.PauseConsumer{By: strings.Repeat("é", 51), Why: "a\nb"}, "/by /why"},
+		{&system.ResumeConsumer{By: "\xff", Why: strings.Repeat("x", 1001)}, "/by /why"},
 		{&system.DrainConsumer{Until: somewhere}, ""},
 		{&system.DrainConsumer{Until: "x", By: "\x00"}, "/by /until"},
 		{&system.DrainConsumer{}, "/until"},

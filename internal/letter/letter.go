@@ -5,8 +5,10 @@ package letter
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/millrace-io/millrace"
@@ -23,7 +25,7 @@ const (
 )
 
 const (
-	// MaxBy bounds the name of who does something, in bytes.
+	// MaxBy bounds the name of who does something, in bytes: a person's, a team's or a machine's.
 	MaxBy = 100
 	// MaxWhy bounds the reason that is given for it, in bytes: some sentences and the number of a ticket.
 	MaxWhy = 1000
@@ -202,18 +204,34 @@ func Brief(text string) string {
 	return text
 }
 
-// checkWho checks who does something, and why.
-func checkWho(by, why string, required bool) (out []millrace.FieldError) {
-	if millrace.ValidateID("by", by, MaxBy) != nil {
-		out = append(out, millrace.FieldError{Pointer: "/by", Detail: "must say who does it, in 1 to 100 bytes without control characters"})
+// checkWho checks who does something, and why: who must be said, and why where it is required.
+func checkWho(by, why string, required bool) []millrace.FieldError {
+	return append(CheckBy(by, true), CheckWhy(why, required)...)
+}
+
+// CheckBy checks who does something.
+func CheckBy(by string, required bool) []millrace.FieldError {
+	if by == "" && required {
+		return []millrace.FieldError{{Pointer: "/by", Detail: "is missing: it stays in the log"}}
 	}
-	switch {
-	case why == "" && required:
-		out = append(out, millrace.FieldError{Pointer: "/why", Detail: "is missing: it stays in the log"})
-	case len(why) > MaxWhy || strings.Contains(why, "\x00"):
-		out = append(out, millrace.FieldError{Pointer: "/why", Detail: "must be at most 1000 bytes of text"})
+	return line("/by", by, MaxBy)
+}
+
+// CheckWhy checks the reason that is given for it.
+func CheckWhy(why string, required bool) []millrace.FieldError {
+	if why == "" && required {
+		return []millrace.FieldError{{Pointer: "/why", Detail: "is missing: it stays in the log"}}
 	}
-	return out
+	return line("/why", why, MaxWhy)
+}
+
+// line checks a text of one line: lists show one thing in each.
+func line(pointer, text string, limit int) []millrace.FieldError {
+	if len(text) <= limit && utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl) {
+		return nil
+	}
+	detail := "must be text of at most " + strconv.Itoa(limit) + " bytes without control characters"
+	return []millrace.FieldError{{Pointer: pointer, Detail: detail}}
 }
 
 // Validate checks the form.

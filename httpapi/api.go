@@ -24,6 +24,8 @@ type API struct {
 	observe  func(Observation)
 	passing  []error  // Config.Unavailable
 	system   []string // Config.System
+	internal []string // Config.Internal
+	own      func(body any) []millrace.FieldError
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -69,7 +71,7 @@ func New(c Config) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		store: c.Store, registry: c.Registry, intake: c.Intake, passing: c.Unavailable, system: c.System, observe: c.Observe, log: c.Logger, now: c.Now,
+		store: c.Store, registry: c.Registry, intake: c.Intake, passing: c.Unavailable, system: c.System, internal: c.Internal, own: c.Own, observe: c.Observe, log: c.Logger, now: c.Now,
 		mux: http.NewServeMux(), seal: newSealer(c.Store.Meta().ID), folds: newFolds(c.Store, c.Registry),
 		waits: make(chan struct{}, MaxWaits),
 		fixed: fixedHeaders{
@@ -81,6 +83,9 @@ func New(c Config) (*API, error) {
 	}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
+	}
+	if a.own == nil {
+		a.own = func(any) []millrace.FieldError { return nil }
 	}
 	if a.now == nil {
 		a.now = time.Now

@@ -84,6 +84,9 @@ func (a *API) openEnvelope(c *millrace.Command, data []byte) *problem {
 	if slices.Contains(a.system, millrace.Stream(e.Stream).Category()) {
 		faults = append(faults, millrace.FieldError{Pointer: "/stream", Detail: "is one of the system's own: it has routes of its own"})
 	}
+	if slices.Contains(a.internal, e.Type) {
+		faults = append(faults, internalType)
+	}
 	if len(faults) > 0 {
 		return problemOf(&millrace.FormError{Errors: faults})
 	}
@@ -98,17 +101,28 @@ func (a *API) openEnvelope(c *millrace.Command, data []byte) *problem {
 		return notAnObject("/data")
 	case err == nil:
 		c.Body = body
+		if faults := a.own(body); len(faults) > 0 {
+			return problemOf(&millrace.FormError{Errors: under("/data", faults)})
+		}
 	case errors.Is(err, millrace.ErrUnknownType):
 	case errors.As(err, &form):
-		faults := make([]millrace.FieldError, len(form.Errors))
-		for i, f := range form.Errors {
-			faults[i] = millrace.FieldError{Pointer: "/data" + f.Pointer, Detail: f.Detail}
-		}
-		return problemOf(&millrace.FormError{Errors: faults})
+		return problemOf(&millrace.FormError{Errors: under("/data", form.Errors)})
 	default:
 		return problemOf(err)
 	}
 	return nil
+}
+
+// internalType is the fault of a command whose type is one of Config.Internal.
+var internalType = millrace.FieldError{Pointer: "/type", Detail: "is one of the system's own: only the server sends it"}
+
+// under are faults of a body, within a document that has it at a place.
+func under(at string, faults []millrace.FieldError) []millrace.FieldError {
+	out := make([]millrace.FieldError, len(faults))
+	for i, f := range faults {
+		out[i] = millrace.FieldError{Pointer: at + f.Pointer, Detail: f.Detail}
+	}
+	return out
 }
 
 func problemOfJSON(err error) *problem {

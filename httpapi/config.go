@@ -29,6 +29,11 @@ type Config struct {
 	// System are the categories whose commands only the routes that are made for them send: POST /v1/commands refuses them.
 	// Defaults to none.
 	System []string
+	// Internal are the types of commands that only the server itself sends: POST /v1/commands refuses them. Defaults to none.
+	Internal []string
+	// Own gives the faults of a command's body, in its right form, that names what only the server itself makes. What clients
+	// send is refused by them, whichever way it comes. Defaults to none.
+	Own func(body any) []millrace.FieldError
 	// Processes are the process managers whose instances are to be seen over HTTP.
 	Processes []Process
 	// Nodes tells which node owns which partitions. Defaults to no such route.
@@ -194,6 +199,11 @@ func TimeKey(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.00
 func (c *Config) check() error {
 	if c.Store == nil || c.Registry == nil || c.Intake == nil || len(c.Document) == 0 {
 		return fmt.Errorf("httpapi: Store, Registry, Intake and Document are required")
+	}
+	for _, name := range c.Internal {
+		if _, ok := c.Registry.Knows(name); !ok {
+			return fmt.Errorf("httpapi: internal command %q is not known", name)
+		}
 	}
 	for i := range c.Resources {
 		if err := c.Resources[i].check(c.Registry); err != nil {

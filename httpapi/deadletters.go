@@ -468,13 +468,25 @@ func (a *API) misfits(c *millrace.Command, at string) []millrace.FieldError {
 	case errors.Is(err, millrace.ErrUnknownType):
 		return []millrace.FieldError{{Pointer: "/type", Detail: "is not known for the category of the stream"}}
 	case errors.As(err, &form):
-		out := make([]millrace.FieldError, 0, len(form.Errors))
-		for _, f := range form.Errors[:min(len(form.Errors), MaxErrors)] {
-			out = append(out, millrace.FieldError{Pointer: at + f.Pointer, Detail: f.Detail})
-		}
-		return out
+		return under(at, form.Errors[:min(len(form.Errors), MaxErrors)])
 	}
 	return []millrace.FieldError{{Pointer: at, Detail: "cannot be read"}}
+}
+
+// foreign gives the faults of a command that a client made and that only the server may send: what clients cannot send, they
+// cannot make of a dead letter either. What the server sent itself may be mended.
+func (a *API) foreign(id string, c *millrace.Command, at string) []millrace.FieldError {
+	if reserved(id) {
+		return nil
+	}
+	if slices.Contains(a.internal, c.Type) {
+		return []millrace.FieldError{internalType}
+	}
+	body, err := a.registry.DecodeCommand(c)
+	if err != nil {
+		return nil // which misfits tells
+	}
+	return under(at, a.own(body))
 }
 
 // listJobs answers with a page of jobs, the newest first.

@@ -137,7 +137,8 @@ func (x *exchange) actOnLetter(l *letters, what letterVerb) {
 			return
 		}
 		// It is held to what its type is held to at the door, so that an edit does not die of what came.
-		if faults := x.api.misfits(&millrace.Command{Stream: ref.Stream, Type: edit.Type, Data: edit.Data}, "/data"); faults != nil {
+		c := &millrace.Command{Stream: ref.Stream, Type: edit.Type, Data: edit.Data}
+		if faults := append(x.api.misfits(c, "/data"), x.api.foreign(it.Letter.CommandID, c, "/data")...); len(faults) > 0 {
 			x.fail(&problem{kind: kindInvalidEdit, detail: "see errors for each fault", errors: faults})
 			return
 		}

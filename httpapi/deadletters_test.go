@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/deadletter"
+	"github.com/millrace-io/millrace/domain/order"
 	"github.com/millrace-io/millrace/domain/system"
 	"github.com/millrace-io/millrace/feed"
 	"github.com/millrace-io/millrace/httpapi"
@@ -40,6 +41,7 @@ func newLetterWorld(t *testing.T) *world {
 		}
 		s := deadletter.New(c.Store, c.Registry, c.Intake, models.Model(letter.Projection), nil)
 		c.DeadLetters, c.System = s, system.Categories()
+		c.Internal, c.Own = order.Internal(), order.Own
 		redrive := process.New(c.Store, c.Registry, c.Intake, manager, nil).Consumer()
 		picky := millrace.Consumer{Name: "picky", Categories: []string{"order"}, Handle: func(context.Context, millrace.Views, *millrace.Recorded) error {
 			return fmt.Errorf("cannot handle %q", "o")
@@ -148,6 +150,10 @@ func TestDeadLettersOverHTTP(t *testing.T) {
 		}
 	}
 	if a := w.do("POST", edit, `{"by":"ann","why":"w","type":"PlaceOrder","data":{"id":"42","currency":"GBP","lines":[]}}`); !strings.Contains(string(a.body), `"/data/lines"`) {
+		t.Errorf("%s", a.body)
+	}
+	// What a client cannot send it cannot make of a dead letter either.
+	if a := w.want(422, "POST", edit, `{"by":"ann","why":"w","type":"RecordPayment","data":{}}`); a.text(t, "code") != "invalid_edit" || !strings.Contains(string(a.body), `"/type"`) {
 		t.Errorf("%s", a.body)
 	}
 	w.want(200, "POST", edit, `{"by":"ann","why":"renamed","type":"PlaceOrder","data":`+place42+`}`, wait, "Idempotency-Key: e1", `If-Match: "0"`)

@@ -98,6 +98,10 @@ func (x *exchange) command(res *resource, typ string, what op) {
 		x.failWith(err)
 		return
 	}
+	if faults := x.api.own(body); len(faults) > 0 {
+		x.fail(problemOf(&millrace.FormError{Errors: faults}))
+		return
+	}
 	c.Body = body
 	if what == opCreate {
 		if p := x.nameStream(res); p != nil {

@@ -82,7 +82,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,
 		Resources: n.resources(), Reports: n.reports(), Projections: projections{n.projections},
-		DeadLetters: n.letters, System: system.Categories(), Consumers: consumers{n}, Control: n.control, Processes: n.processes(),
+		DeadLetters: n.letters, System: system.Categories(), Internal: order.Internal(), Own: order.Own, Consumers: consumers{n}, Control: n.control, Processes: n.processes(),
 		Nodes:       n.nodes(),
 		Unavailable: []error{millrace.ErrUnavailable, projection.ErrReplaced},
 		Document:    api.OpenAPI, Logger: o.log,

@@ -50,6 +50,8 @@
 //   - A reservation that was released or committed is forgotten, because an SKU that sells well has millions of them.
 //     Closing it again is therefore refused with the code reservation_unknown, and reserving under its id is a new
 //     reservation. Repeated messages do no harm: they carry the id of the command, whose outcome is kept.
+//   - Ids such as order-1001/1 are those of the fulfilment of orders: clients may not use them, nor name such a one as the
+//     reference of goods that they receive. The rules take them from whoever sends them; the doors refuse them (Own).
 //
 // # Goods returned (category "return", stream return-<id>)
 //

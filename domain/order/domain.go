@@ -109,6 +109,34 @@ func notified() millrace.Domain[*Notified] {
 	}
 }
 
+// Internal are the types of commands that say what the world did, as only who asked it can know: the servers send them, and
+// take them from nobody else.
+func Internal() []string {
+	return []string{"RecordPayment", "BeginNotifications", "RecordNotification"}
+}
+
+// Own says what in the body of a command names what only the process makes: the reservations of orders, and the returns whose
+// goods it puts back. A client that took such an id would sell an order's goods twice, or have the sums of the audit not add up.
+func Own(body any) []millrace.FieldError {
+	var f faults
+	own := func(pointer, id string) {
+		if _, ok := orderOf(id); ok {
+			f.add(pointer, "must not be an order, a slash and a number: such ids are those of the fulfilment of orders")
+		}
+	}
+	switch c := body.(type) {
+	case *ReserveStock:
+		own("/reservation", c.Reservation)
+	case *ReleaseStock:
+		own("/reservation", c.Reservation)
+	case *CommitStock:
+		own("/reservation", c.Reservation)
+	case *ReceiveStock:
+		own("/reference", c.Reference)
+	}
+	return f
+}
+
 // Represent is the form in which the API shows a folded state and in which the read models keep it: an [*Order],
 // a [*Level] or a [*Return]. ok is false for a stream without events and for states of other domains.
 func Represent(state any) (document any, ok bool) {

@@ -20,7 +20,7 @@ func NotificationStream(orderID string) millrace.Stream {
 // The command that says since when customers are told, which there is one of in a store: whoever comes second finds the
 // first one by its id.
 const (
-	NotificationsBegunID     = "notifications/begun"
+	NotificationsBegunID     = millrace.StepPrefix + "notifications/begun"
 	NotificationsBegunStream = millrace.Stream(CategoryNotification + "-since")
 )
 

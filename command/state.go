@@ -192,11 +192,14 @@ func (h *hotStreams) follow(registry *millrace.Registry, e *millrace.Recorded) (
 	return f, false
 }
 
-// keep keeps a stream's state.
+// keep keeps a stream's state, unless it is a large one.
 func (h *hotStreams) keep(s millrace.Stream, f folded) {
+	if f.weight > maxHotWeight {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.of) == maxHot {
+	if h.of[s] == nil && len(h.of) == maxHot {
 		for other := range h.of {
 			delete(h.of, other) // whichever
 			break

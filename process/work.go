@@ -40,13 +40,19 @@ type work struct {
 
 	// states are those of documents as the last commits left them, which the feed keeps too: they need not be decoded.
 	states map[*millrace.Instance]any
+	// stateBytes are the bytes, as they are written, of the states that were kept since the last time that all were let go.
+	stateBytes int
 
 	outcomes outcomes
 	calls    calls
 }
 
-// maxStates bounds states. Beyond it they are all decoded again.
-const maxStates = 4096
+const (
+	// maxStates bounds states, and maxStateBytes what they are of as they are written: those of orders of thousands of lines are
+	// large. Beyond either all are let go, and decoded again.
+	maxStates     = 4096
+	maxStateBytes = 16 << 20
+)
 
 // sending is a command on its way.
 type sending struct {
@@ -321,20 +327,28 @@ func (w *work) Committed() {
 	w.calls.drop(w.dropped)
 	w.calls.make(w.calling)
 	w.calls.taken = nil
-	if len(w.states)+len(w.order) > maxStates {
-		clear(w.states)
-	}
-	for _, i := range w.order {
-		if i.unread == nil && !i.unkept() {
-			w.states[i.doc] = i.state
-		}
-	}
+	w.keepStates()
 	w.forget()
+}
+
+// keepStates keeps those of the commit that has just ended.
+func (w *work) keepStates() {
+	for _, i := range w.order {
+		if i.unread != nil || i.unkept() {
+			continue
+		}
+		if w.stateBytes += len(i.doc.Data); w.stateBytes > maxStateBytes || len(w.states) >= maxStates {
+			clear(w.states)
+			w.stateBytes = len(i.doc.Data)
+		}
+		w.states[i.doc] = i.state
+	}
 }
 
 // Undone implements millrace.Work.
 func (w *work) Undone() {
 	clear(w.states)
+	w.stateBytes = 0
 	w.outcomes.giveBack()
 	w.calls.giveBack()
 	for _, p := range w.partitions {

@@ -213,6 +213,7 @@ type result struct {
 	minor     int64 // of an order or a return: its total
 	hasMinor  bool
 	receipts  receipts
+	stands    bool // of a replay: it was not refused, nor is it a dead letter
 }
 
 type receipts struct{ fresh, replayed, refused int }
@@ -232,7 +233,7 @@ func (t *tally) add(r *result) {
 	t.StockReceipts += r.receipts.fresh
 	t.StockReplayed += r.receipts.replayed
 	t.StockRefused += r.receipts.refused
-	if t.waits && r.invoice.Kind == retail.Sale && (r.outcome == Ordered || r.outcome == Replayed) {
+	if t.waits && r.invoice.Kind == retail.Sale && (r.outcome == Ordered || r.outcome == Replayed && r.stands) {
 		t.placed = append(t.placed, r.invoice.ID())
 	}
 	switch r.outcome {
@@ -348,7 +349,7 @@ func (r *run) judge(ctx context.Context, i *retail.Invoice, a *client.Response, 
 			return err
 		}
 		if earlier {
-			res.outcome = Replayed
+			res.outcome, res.stands = Replayed, a.Problem == nil
 			return nil
 		}
 	}
@@ -427,7 +428,7 @@ func (r *run) undecided(ctx context.Context, i *retail.Invoice, a *client.Respon
 	}
 	switch {
 	case a.Replayed && (!a.Doubt || r.before(&s)):
-		res.outcome = Replayed
+		res.outcome, res.stands = Replayed, s.Status == client.StatusDecided
 	case s.Status == client.StatusRefused:
 		res.reject(i, Refused, s.Code, s.Detail, s.Errors)
 	case s.Status == client.StatusDead && i.Kind == retail.Unmapped:

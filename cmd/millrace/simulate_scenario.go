@@ -37,7 +37,8 @@ func newSimulateScenarioCommand(s scenario.Scenario) *cobra.Command {
 
 Without --server it runs against a server of its own, in a temporary folder, with the simulated payment gateway in the same
 process. With --server it drives that one; --gateway then names the simulated gateway to which that server's --payments
-point (see millrace simulate gateway), so that its ledger is compared too.
+point (see millrace simulate gateway), so that its ledger is compared too. Its faults are those of the story, and it has none
+afterwards.
 
 At the end every order, every stock level and every payment is read back and compared. Where a figure differs, it is named and
 the exit code is 3.`,

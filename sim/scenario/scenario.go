@@ -143,7 +143,7 @@ func (s Scenario) Run(ctx context.Context, o Options) (*Report, error) {
 	defer c.Close()
 	t := &story{Options: o, client: c, name: s.Name, stock: map[string]int64{}, ends: map[string]int{}}
 	began := time.Now()
-	if o.Gateway != nil { // a story knows what happens in it
+	if o.Gateway != nil { // the only faults are those of the story
 		err = o.Gateway.SetFaults(ctx, &gateway.Faults{})
 	}
 	if err == nil {

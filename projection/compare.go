@@ -132,11 +132,13 @@ func (c *comparing) stand(ctx context.Context, p int) (s stand, err error) {
 		generation uint64
 		stored, at *uint64
 	}{{c.a, &s.storedA, &s.a}, {c.b, &s.storedB, &s.b}} {
-		stored, err := c.s.store.Driver().Checkpoints(ctx, c.name(one.generation))
+		// In this order: whatever was written by what is counted is in what is stored. The other way round a generation that
+		// commits in between is where the other one is, and seems not to have written anything to get there.
+		at, err := c.s.store.Checkpoints(ctx, c.name(one.generation))
 		if err != nil {
 			return s, err
 		}
-		at, err := c.s.store.Checkpoints(ctx, c.name(one.generation))
+		stored, err := c.s.store.Driver().Checkpoints(ctx, c.name(one.generation))
 		if err != nil {
 			return s, err
 		}

@@ -5,60 +5,14 @@ import (
 	"crypto/rand"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/letter"
+	"github.com/millrace-io/millrace/internal/powercut"
 )
-
-// cutter is a driver that takes a copy of the disk, as a power cut would leave it, right before or right after its n-th write.
-type cutter struct {
-	millrace.Driver
-	fs    *vfs.MemFS
-	n     int
-	after bool
-
-	mu     sync.Mutex
-	writes int
-	disk   *vfs.MemFS // the copy
-}
-
-func (c *cutter) write(do func() error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock() // one write at a time: the copy is what the disk holds at that moment
-	c.writes++
-	pull := func() {
-		if c.writes == c.n {
-			c.disk = c.fs.CrashClone(vfs.CrashCloneCfg{})
-		}
-	}
-	if !c.after {
-		pull()
-	}
-	err := do()
-	if c.after {
-		pull()
-	}
-	return err
-}
-
-func (c *cutter) CommitViews(ctx context.Context, batches []millrace.ViewBatch) error {
-	return c.write(func() error { return c.Driver.CommitViews(ctx, batches) })
-}
-
-func (c *cutter) Append(b *millrace.Batch, done func(error)) {
-	ended := make(chan error, 1)
-	_ = c.write(func() error { // the error goes to done
-		c.Driver.Append(b, func(err error) { ended <- err })
-		err := <-ended
-		ended <- err
-		return err
-	})
-	done(<-ended)
-}
 
 // freshIDs sends what the process sends under other ids each time.
 type freshIDs struct{ millrace.Intake }
@@ -109,10 +63,9 @@ func redriveWithCut(t *testing.T, n int, after bool, sending func(millrace.Intak
 	w.kill(add("c2", "b", 2))
 	w.kill(add("c3", "b", 3))
 	w.mustStop()
-	var c *cutter
+	var disk *vfs.MemFS // as the power cut has left it
 	w = start(t, options{fs: fs, sending: sending, wrap: func(s *millrace.Store) *millrace.Store {
-		c = &cutter{Driver: s.Driver(), fs: fs, n: n, after: after}
-		return millrace.NewStore(c)
+		return millrace.NewStore(&powercut.Driver{Driver: s.Driver(), N: n, After: after, Cut: func() { disk = fs.CrashClone(vfs.CrashCloneCfg{}) }})
 	}})
 	all := func() []int { return append(w.numbers("a"), w.numbers("b")...) }
 	redrive := func() {
@@ -133,10 +86,10 @@ func redriveWithCut(t *testing.T, n int, after bool, sending func(millrace.Intak
 	}
 	redrive()
 	w.mustStop()
-	if c.disk == nil {
+	if disk == nil {
 		return false, nil
 	}
-	w = start(t, options{fs: c.disk, sending: sending})
+	w = start(t, options{fs: disk, sending: sending})
 	defer w.mustStop()
 	redrive() // what had not come so far is asked for again, as its sender would
 	return true, all()

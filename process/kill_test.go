@@ -1,57 +1,16 @@
 package process_test
 
 import (
-	"context"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/powercut"
 	"github.com/millrace-io/millrace/process"
 )
-
-// cutter is a driver that takes a copy of the disk, as a power cut would leave it, right before or right after its n-th write.
-type cutter struct {
-	millrace.Driver
-	fs    *vfs.MemFS
-	n     int
-	after bool
-
-	mu     sync.Mutex
-	writes int
-	disk   *vfs.MemFS // the copy
-}
-
-func (c *cutter) write(do func() error) error {
-	c.mu.Lock()
-	c.writes++
-	cut := c.writes == c.n
-	c.mu.Unlock()
-	if cut && !c.after {
-		c.disk = pullPlug(c.fs)
-	}
-	err := do()
-	if cut && c.after {
-		c.disk = pullPlug(c.fs)
-	}
-	return err
-}
-
-func (c *cutter) CommitViews(ctx context.Context, batches []millrace.ViewBatch) error {
-	return c.write(func() error { return c.Driver.CommitViews(ctx, batches) })
-}
-
-func (c *cutter) Append(b *millrace.Batch, done func(error)) {
-	_ = c.write(func() error { // the error goes to done
-		ended := make(chan error, 1)
-		c.Driver.Append(b, func(err error) { ended <- err })
-		done(<-ended)
-		return nil
-	})
-}
 
 func pullPlug(fs *vfs.MemFS) *vfs.MemFS { return fs.CrashClone(vfs.CrashCloneCfg{}) }
 
@@ -84,10 +43,9 @@ func cutAt(t *testing.T, n int, after bool, change func(*process.Manager)) (cut,
 	filled := map[string]int{"a": 2, "b": 2, "c": 1}
 	jobs := map[string][]string{"j1": {"a", "b", "c"}, "j2": {"a", "c"}, "j3": {"b"}}
 	fs := vfs.NewCrashableMem()
-	var c *cutter
+	var disk *vfs.MemFS // as the power cut has left it
 	w := start(t, worldOptions{fs: fs, change: change, wrap: func(s *millrace.Store) *millrace.Store {
-		c = &cutter{Driver: s.Driver(), fs: fs, n: n, after: after}
-		return millrace.NewStore(c)
+		return millrace.NewStore(&powercut.Driver{Driver: s.Driver(), N: n, After: after, Cut: func() { disk = pullPlug(fs) }})
 	}})
 	for shelf, k := range filled {
 		w.fill(shelf, k)
@@ -99,10 +57,10 @@ func cutAt(t *testing.T, n int, after bool, change func(*process.Manager)) (cut,
 		w.until(job, done)
 	}
 	w.mustStop()
-	if c.disk == nil {
+	if disk == nil {
 		return false, true
 	}
-	w = start(t, worldOptions{fs: c.disk, change: change})
+	w = start(t, worldOptions{fs: disk, change: change})
 	defer w.mustStop()
 	// What had not come so far is sent again, as its sender would.
 	for shelf, k := range filled {

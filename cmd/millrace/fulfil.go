@@ -91,14 +91,22 @@ type fulfiller struct {
 
 // run carries orders through until ctx ends.
 func (t *fulfiller) run(ctx context.Context) error {
-	p, err := order.Fulfilment(t.f.FulfilmentOptions).Manager()
+	c, err := t.consumer()
 	if err != nil {
 		return err
 	}
-	m := processes.New(t.n.store, t.n.registry, t.n.processor, p, &processes.Options{
+	return t.n.follow(ctx, c)
+}
+
+// consumer is the process as what follows the feed.
+func (t *fulfiller) consumer() (millrace.Consumer, error) {
+	p, err := order.Fulfilment(t.f.FulfilmentOptions).Manager()
+	if err != nil {
+		return millrace.Consumer{}, err
+	}
+	return processes.New(t.n.store, t.n.registry, t.n.processor, p, &processes.Options{
 		Call: t.call, Calls: t.f.calls, Observer: t.n.metrics, Logger: t.n.log,
-	})
-	return t.n.follow(ctx, m.Consumer())
+	}).Consumer(), nil
 }
 
 // call makes a request to the gateway, unless the log has what came of it. What came of it is recorded before the process hears

@@ -224,12 +224,6 @@ func newClusterWorld(t *testing.T, dsn string, seed uint64) *clusterWorld {
 	return w
 }
 
-func seeded(seed, stream uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(seed, stream)) //nolint:gosec // reproducible on purpose
-}
-
-func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-
 // start starts a node's process and waits until it is ready.
 func (w *clusterWorld) start(t *testing.T, n *clusterNode) {
 	t.Helper()

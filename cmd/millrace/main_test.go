@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -449,3 +450,9 @@ func anOrder(id string) []byte { return anOrderOf("c-17", id) }
 func anOrderOf(customer, id string) []byte {
 	return []byte(`{"id":"` + id + `","customer_id":"` + customer + `","channel":"web","currency":"GBP","fulfilment":"manual","lines":[` + aLine("85123A", 6, "2.55") + `]}`)
 }
+
+func seeded(seed, stream uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, stream)) //nolint:gosec // reproducible on purpose
+}
+
+func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

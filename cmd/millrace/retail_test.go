@@ -182,6 +182,12 @@ type document struct {
 // line.
 func readsBack(t *testing.T, s *server, want *retailtest.Expected) {
 	t.Helper()
+	readsBackAs(t, s, want, "placed")
+}
+
+// readsBackAs is readsBack where all orders are in some status.
+func readsBackAs(t *testing.T, s *server, want *retailtest.Expected, status string) {
+	t.Helper()
 	var totals struct {
 		Items []struct {
 			Status, Currency, Amount string
@@ -195,11 +201,11 @@ func readsBack(t *testing.T, s *server, want *retailtest.Expected) {
 		byStatus[row.Status+" "+row.Currency] = sums{sum.Count + row.Orders, sum.Units + row.Units, sum.Minor + pence(t, row.Amount)}
 	}
 	orders := sums{int64(want.Orders), want.Units, want.Minor}
-	if diff := cmp.Diff(map[string]sums{"placed GBP": orders}, byStatus); diff != "" {
+	if diff := cmp.Diff(map[string]sums{status + " GBP": orders}, byStatus); diff != "" {
 		t.Errorf("by /v1/order-totals:\n%s", diff)
 	}
 	accounts := map[string]retailtest.Account{}
-	if diff := cmp.Diff(map[string]sums{"placed GBP": orders}, addUp(t, s, "/v1/orders", func(customer string, minor int64) {
+	if diff := cmp.Diff(map[string]sums{status + " GBP": orders}, addUp(t, s, "/v1/orders", func(customer string, minor int64) {
 		a := accounts[customer]
 		a.Orders, a.Minor = a.Orders+1, a.Minor+minor
 		accounts[customer] = a

@@ -300,7 +300,7 @@ func TestTextIsBounded(t *testing.T) {
 // sum does to mapped invoices what the domain would.
 func sum(t *testing.T, f *retail.File) retailtest.Expected {
 	t.Helper()
-	e := retailtest.Expected{Customers: map[string]retailtest.Account{}, Rows: f.Rows()}
+	e := retailtest.Expected{Customers: map[string]retailtest.Account{}, Left: map[string]int64{}, Rows: f.Rows()}
 	for i := range f.Invoices() {
 		e.Invoices++
 		minor, ok, kept := new(big.Int), true, true
@@ -311,6 +311,11 @@ func sum(t *testing.T, f *retail.File) retailtest.Expected {
 			ok = ok && l.Quantity > 0 && price.Sign() >= 0
 			_, decimals, _ := strings.Cut(l.UnitPrice, ".")
 			kept = kept && len(decimals) <= 6
+		}
+		for _, l := range i.Lines {
+			if i.Kind == retail.Sale && (!ok || !kept) && l.Quantity > 0 {
+				e.Left[l.SKU] += l.Quantity
+			}
 		}
 		a := e.Customers[i.CustomerID]
 		switch {
@@ -421,6 +426,7 @@ func TestRealFile(t *testing.T) {
 	if diff := cmp.Diff(retailtest.Expected{
 		Rows: 209_029, Invoices: 10_783, Orders: 8455, Returns: 1677, Refused: 651,
 		Units: 2_143_278, ReturnedUnits: 123_666, Minor: 406_472_659, ReturnedMinor: 35_789_895,
+		Left: map[string]int64{},
 	}, got); diff != "" {
 		t.Error(diff)
 	}

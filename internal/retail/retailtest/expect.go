@@ -14,16 +14,19 @@ import (
 
 // draft is an invoice while its rows are gathered.
 type draft struct {
-	credit, refused, dead bool
-	customer              string
-	units                 *big.Int
-	minor                 *big.Int
+	credit, refused bool
+	dead            bool // of two customers
+	imprecise       bool // a price that no order can have
+	customer        string
+	units           *big.Int
+	minor           *big.Int
+	pieces          map[string]int64 // above zero, by stock code
 }
 
 // Expect computes what must come of a file (plain or gzip) whose rows are all well formed, by encoding/csv and fractions
 // of big integers. It shares no code with the reader and is slow.
 func Expect(r io.Reader) (Expected, error) {
-	e := Expected{Customers: map[string]Account{}}
+	e := Expected{Customers: map[string]Account{}, Left: map[string]int64{}}
 	in := bufio.NewReader(r)
 	if magic, _ := in.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(in)
@@ -65,7 +68,7 @@ func Expect(r io.Reader) (Expected, error) {
 		number := row[column["InvoiceNo"]]
 		d := drafts[number]
 		if d == nil {
-			d = &draft{credit: strings.HasPrefix(number, "C"), units: new(big.Int), minor: new(big.Int)}
+			d = &draft{credit: strings.HasPrefix(number, "C"), units: new(big.Int), minor: new(big.Int), pieces: map[string]int64{}}
 			drafts[number] = d
 		}
 		customer := strings.TrimSuffix(row[column["CustomerID"]], ".0")
@@ -74,14 +77,17 @@ func Expect(r io.Reader) (Expected, error) {
 		} else if customer != "" && customer != d.customer {
 			d.dead = true
 		}
-		if err := d.add(row[column["Quantity"]], row[column["UnitPrice"]]); err != nil {
+		if err := d.add(row[column["StockCode"]], row[column["Quantity"]], row[column["UnitPrice"]]); err != nil {
 			return e, fmt.Errorf("row %d: %w", e.Rows, err)
 		}
 	}
 	for _, d := range drafts {
 		e.Invoices++
+		if !d.credit && !d.dead && (d.imprecise || d.refused) {
+			e.left(d.pieces)
+		}
 		switch {
-		case d.dead:
+		case d.dead || d.imprecise:
 			e.DeadLetters++
 		case d.refused:
 			e.Refused++
@@ -94,7 +100,7 @@ func Expect(r io.Reader) (Expected, error) {
 	return e, nil
 }
 
-func (d *draft) add(quantityText, priceText string) error {
+func (d *draft) add(sku, quantityText, priceText string) error {
 	q, ok := new(big.Rat).SetString(strings.TrimSpace(quantityText))
 	if !ok || !q.IsInt() {
 		return errors.New("quantity")
@@ -111,9 +117,12 @@ func (d *draft) add(quantityText, priceText string) error {
 	}
 	millionths := new(big.Rat).Mul(price, big.NewRat(1_000_000, 1))
 	if !millionths.IsInt() {
-		d.dead = true // no order can have such a price
+		d.imprecise = true
 	}
 	d.units.Add(d.units, q.Num())
+	if q.Sign() > 0 {
+		d.pieces[strings.TrimSpace(sku)] += q.Num().Int64()
+	}
 	line := new(big.Rat).Mul(q, price)
 	d.minor.Add(d.minor, halfEven(line.Mul(line, big.NewRat(100, 1))))
 	return nil

@@ -39,6 +39,9 @@ type Expected struct {
 	Units, ReturnedUnits                  int64
 	Minor, ReturnedMinor                  int64 // in pence
 	Customers                             map[string]Account
+	// Left are the pieces, by stock code, of orders that are refused, or have a price that no order can have: where goods are
+	// received before orders are placed, nobody takes these.
+	Left map[string]int64
 }
 
 func (e *Expected) ordered(customer string, units, minor int64) {
@@ -46,6 +49,12 @@ func (e *Expected) ordered(customer string, units, minor int64) {
 	a := e.Customers[customer]
 	a.Orders, a.Minor = a.Orders+1, a.Minor+minor
 	e.Customers[customer] = a
+}
+
+func (e *Expected) left(pieces map[string]int64) {
+	for sku, n := range pieces {
+		e.Left[sku] += n
+	}
 }
 
 func (e *Expected) returned(customer string, units, minor int64) {
@@ -98,7 +107,7 @@ type generator struct {
 func Generate(w io.Writer, o Options) (Expected, error) {
 	g := &generator{
 		Options: o, r: rand.New(rand.NewPCG(o.Seed, 0x6d696c6c)), //nolint:gosec // reproducible on purpose
-		e: Expected{Customers: map[string]Account{}}, at: time.Date(2010, 12, 1, 8, 26, 0, 0, time.UTC),
+		e: Expected{Customers: map[string]Account{}, Left: map[string]int64{}}, at: time.Date(2010, 12, 1, 8, 26, 0, 0, time.UTC),
 	}
 	var z *gzip.Writer
 	if o.Gzip {
@@ -185,6 +194,7 @@ func (g *generator) invoice(n int) []record {
 	}
 	fault := g.r.IntN(count)
 	rows := make([]record, count)
+	pieces := map[string]int64{}
 	var units, minor int64
 	for k := range rows {
 		q, micros := g.amounts()
@@ -199,6 +209,9 @@ func (g *generator) invoice(n int) []record {
 		units += q
 		minor += pence(q, micros)
 		rows[k] = g.row(number, customer, f, q, micros, k)
+		if q > 0 {
+			pieces[rows[k].fields[stockCode]] += q
+		}
 	}
 	switch f {
 	case tooPrecise:
@@ -208,7 +221,7 @@ func (g *generator) invoice(n int) []record {
 	case brokenRow:
 		g.breakRow(&rows[fault], n)
 	}
-	g.book(f, customer, units, minor)
+	g.book(f, customer, units, minor, pieces)
 	// Some invoices stand in two places, and their last row is a minute late.
 	if count > 1 && g.r.IntN(25) == 0 {
 		late := rows[count-1]
@@ -217,7 +230,7 @@ func (g *generator) invoice(n int) []record {
 	return rows
 }
 
-func (g *generator) book(f fate, customer string, units, minor int64) {
+func (g *generator) book(f fate, customer string, units, minor int64, pieces map[string]int64) {
 	g.e.Invoices++
 	switch f {
 	case sale:
@@ -226,7 +239,11 @@ func (g *generator) book(f fate, customer string, units, minor int64) {
 		g.e.returned(customer, units, minor)
 	case badQuantity, badPrice:
 		g.e.Refused++
-	case tooPrecise, brokenRow, twoCustomers, noNumber:
+		g.e.left(pieces)
+	case tooPrecise:
+		g.e.DeadLetters++
+		g.e.left(pieces)
+	case brokenRow, twoCustomers, noNumber:
 		g.e.DeadLetters++
 	}
 }

@@ -68,6 +68,17 @@ func (x *exchange) read(limit int64, into any) *problem {
 	return nil
 }
 
+// instruction reads the headers of a command, and a body that must be there.
+func (x *exchange) instruction(limit int64, into any) *problem {
+	if _, p := x.query(); p != nil {
+		return p
+	}
+	if p := x.commandHeaders(); p != nil {
+		return p
+	}
+	return x.read(limit, into)
+}
+
 // order accepts a command of the system's own and answers as to every command.
 func (x *exchange) order(s millrace.Stream, body any, correlation string) {
 	c := &x.cmd
@@ -89,21 +100,13 @@ func (x *exchange) order(s millrace.Stream, body any, correlation string) {
 
 // actOnLetter redrives, edits or discards a dead letter.
 func (x *exchange) actOnLetter(l *letters, what letterVerb) {
-	if _, p := x.query(); p != nil {
-		x.fail(p)
-		return
-	}
-	if p := x.commandHeaders(); p != nil {
-		x.fail(p)
-		return
-	}
 	var body editBody
 	var p *problem
 	if what == verbEdit {
-		p = x.read(MaxLine, &body)
+		p = x.instruction(MaxLine, &body)
 	} else {
 		var w who
-		p = x.read(maxProjectionBody, &w)
+		p = x.instruction(maxProjectionBody, &w)
 		body.By, body.Why = w.By, w.Why
 	}
 	if p != nil {
@@ -164,16 +167,8 @@ func (x *exchange) actOnParked(l *letters, what letterVerb, key string, body *ed
 
 // redriveMany starts a job, or says what would come of it.
 func (x *exchange) redriveMany(d DeadLetters) {
-	if _, p := x.query(); p != nil {
-		x.fail(p)
-		return
-	}
-	if p := x.commandHeaders(); p != nil {
-		x.fail(p)
-		return
-	}
 	var b manyBody
-	if p := x.read(maxProjectionBody, &b); p != nil {
+	if p := x.instruction(maxProjectionBody, &b); p != nil {
 		x.fail(p)
 		return
 	}
@@ -205,16 +200,8 @@ func (x *exchange) redriveMany(d DeadLetters) {
 
 // changeJob pauses, resumes or stops a job.
 func (x *exchange) changeJob(command func(who) any) {
-	if _, p := x.query(); p != nil {
-		x.fail(p)
-		return
-	}
-	if p := x.commandHeaders(); p != nil {
-		x.fail(p)
-		return
-	}
 	var w who
-	if p := x.read(maxProjectionBody, &w); p != nil {
+	if p := x.instruction(maxProjectionBody, &w); p != nil {
 		x.fail(p)
 		return
 	}

@@ -210,15 +210,23 @@ func liveLives(ctx context.Context, b *bed, lives int) error {
 					cs[k].Type, cs[k].Data = lifeSteps[step].command, []byte(lifeSteps[step].body)
 				}
 			}
-			for _, a := range b.n.processor.AcceptAll(ctx, cs) {
-				if a.Err != nil {
-					return a.Err
-				}
-				out, err := a.Receipt.Wait(ctx)
-				if err := decided(&out, err); err != nil {
-					return err
-				}
+			if err := allDecided(ctx, b, cs); err != nil {
+				return err
 			}
+		}
+	}
+	return nil
+}
+
+// allDecided has commands decided at once.
+func allDecided(ctx context.Context, b *bed, cs []millrace.Command) error {
+	for _, a := range b.n.processor.AcceptAll(ctx, cs) {
+		if a.Err != nil {
+			return a.Err
+		}
+		out, err := a.Receipt.Wait(ctx)
+		if err := decided(&out, err); err != nil {
+			return err
 		}
 	}
 	return nil

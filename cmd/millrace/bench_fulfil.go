@@ -270,16 +270,7 @@ func (h *hand) all(ctx context.Context, cs ...millrace.Command) error {
 			return err
 		}
 	}
-	for _, a := range h.b.n.processor.AcceptAll(ctx, cs) {
-		if a.Err != nil {
-			return a.Err
-		}
-		out, err := a.Receipt.Wait(ctx)
-		if err := decided(&out, err); err != nil {
-			return err
-		}
-	}
-	return nil
+	return allDecided(ctx, h.b, cs)
 }
 
 func (h *hand) step(ctx context.Context, body any) error {

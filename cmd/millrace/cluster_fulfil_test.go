@@ -85,3 +85,22 @@ func TestClusterBuyers(t *testing.T) {
 	}
 	soldOut(t, verifiesDomain(t, "--store", dsn))
 }
+
+// TestClusterRebuildUnderFulfilment is TestRebuildUnderFulfilment on two nodes, which are asked in turn.
+func TestClusterRebuildUnderFulfilment(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a database and two processes, and -short is set")
+	}
+	dsn := pgtest.Start(t, pgtest.Options{}).DSN("postgres")
+	s := newRebuiltShop(t, 60)
+	f := &fleet{t: t, flags: append(s.flags, "--store", dsn), nodes: map[string]*server{}}
+	f.start("a", 1)
+	f.start("b", 2)
+	a, b := f.nodes["a"], f.nodes["b"]
+	s.rebuildWhileBuying(t, 5*shopLook, a, b) // a rebuild takes seconds here
+	b.stop(t)
+	f.settled(a, 1)
+	s.toldAndPaidOnce(t, a)
+	a.stop(t)
+	s.agrees(t, s.account, verifiesDomain(t, "--store", dsn))
+}

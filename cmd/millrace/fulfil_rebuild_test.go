@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,34 +22,61 @@ import (
 // gateway hears each request once, each customer has each mail once, a read meanwhile is never empty and never older than the one
 // before it, and what was built is what was there.
 func TestRebuildUnderFulfilment(t *testing.T) {
-	const orders = 150
-	data := t.TempDir()
+	data, s := t.TempDir(), newRebuiltShop(t, 150)
+	at := serving(t, data, s.flags...)
+	s.rebuildWhileBuying(t, shopLook, at)
+	s.toldAndPaidOnce(t, at)
+	at.stop(t)
+	s.agrees(t, s.account, verifiesDomain(t, "--data", data))
+}
+
+// rebuiltShop is a shop whose read models are rebuilt, and its mails.
+type rebuiltShop struct {
+	*shopWorld
+	box     *smtptest.Server
+	flags   []string // of its servers
+	account *account // in the end
+}
+
+func newRebuiltShop(t *testing.T, orders int) *rebuiltShop {
+	t.Helper()
 	box, flags := mailbox(t, smtptest.Options{})
 	s := newShop(t, 51, orders, gateway.Faults{Decline: 0.1, Slow: 0.5, SlowMS: 40})
-	at := serving(t, data, append(flags, "--notify", "email", "--payments", s.url, "--backorder-retry", "200ms")...)
-	s.doors.add(at)
+	return &rebuiltShop{s, box, append(flags, "--notify", "email", "--payments", s.url, "--backorder-retry", "200ms"), nil}
+}
+
+// rebuildWhileBuying lets all customers come, one after the other with a pause between, and has read models be rebuilt until the
+// last is served.
+func (s *rebuiltShop) rebuildWhileBuying(t *testing.T, between time.Duration, servers ...*server) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	for _, at := range servers {
+		s.doors.add(at)
+	}
 	s.stockUp(t)
-	s.receive(t, lateSKU, 2*orders)
+	s.receive(t, lateSKU, int64(2*len(s.buyers)))
 	s.buy(ctx, s.buyers[:1])
 	s.served(ctx, 1)
-	var coming sync.WaitGroup
+	var coming, reading sync.WaitGroup
 	coming.Go(func() {
 		for i := range s.buyers[1:] {
 			s.buy(ctx, s.buyers[i+1:i+2])
-			if client.Pause(ctx, shopLook) != nil {
+			if client.Pause(ctx, between) != nil {
 				return
 			}
 		}
 	})
-	reads := make(chan int, 1)
-	reading, stop := context.WithCancel(ctx)
+	over, stop := context.WithCancel(ctx)
 	defer stop()
-	go func() { reads <- readAlways(reading, t, at, s.buyers[0].id) }()
+	var reads atomic.Int64
+	for _, at := range servers {
+		reading.Go(func() { reads.Add(readAlways(over, t, at, s.buyers[0].id)) })
+	}
 	rebuilds := 0
-	for ; s.finished() < orders && ctx.Err() == nil; rebuilds++ {
+	for ; s.finished() < len(s.buyers) && ctx.Err() == nil; rebuilds++ {
 		name := []string{order.ProjectionOrders, order.ProjectionStock, order.ProjectionReturns}[rebuilds%3]
+		at := servers[rebuilds%len(servers)]
 		if stdout, stderr, code := runs(t, "projections", "rebuild", name, "--server", at.url); code != 0 || strings.Contains(stdout, "NOT") {
 			t.Errorf("rebuild of %s: exit code %d: %s %s", name, code, stdout, stderr)
 		}
@@ -56,10 +84,15 @@ func TestRebuildUnderFulfilment(t *testing.T) {
 	coming.Wait()
 	s.buying.Wait()
 	stop()
-	read := <-reads
-	a := s.settle(t, at)
-	at.rebuiltAlike(t, at.head(t, "orders/"+s.buyers[0].id))
+	reading.Wait()
+	t.Logf("%d rebuilds and %d reads meanwhile", rebuilds, reads.Load())
+}
 
+// toldAndPaidOnce wants a server that nobody else asks any more to have everything settled, told and paid once.
+func (s *rebuiltShop) toldAndPaidOnce(t *testing.T, at *server) {
+	t.Helper()
+	s.account = s.settle(t, at)
+	at.rebuiltAlike(t, at.head(t, "orders/"+s.buyers[0].id))
 	var want []string
 	for _, b := range s.buyers {
 		want = append(want, mailsOf(t, at, b.id)...)
@@ -70,13 +103,10 @@ func TestRebuildUnderFulfilment(t *testing.T) {
 			}
 		}
 	}
-	sentOnce(t, box, want...)
-	at.stop(t)
-	s.agrees(t, a, verifiesDomain(t, "--data", data))
-	if a.lapsed > 0 {
-		t.Errorf("%d authorisations lapse of a server that was never killed", a.lapsed)
+	sentOnce(t, s.box, want...)
+	if s.account.lapsed > 0 {
+		t.Errorf("%d authorisations lapse of servers that were never killed", s.account.lapsed)
 	}
-	t.Logf("%d rebuilds, %d reads and %d mails meanwhile", rebuilds, read, len(want))
 }
 
 // mailsOf are the mails that the customer of an order is to have.
@@ -103,7 +133,7 @@ func mailsOf(t *testing.T, s *server, id string) (all []string) {
 }
 
 // readAlways reads an order, its stock and lists until ctx ends, and says how often.
-func readAlways(ctx context.Context, t *testing.T, s *server, id string) (n int) {
+func readAlways(ctx context.Context, t *testing.T, s *server, id string) (n int64) {
 	seen := map[string]uint64{}
 	for ; ; n++ {
 		for _, path := range []string{"/v1/orders/" + id, "/v1/stock/SKU-0", "/v1/orders?limit=1", "/v1/stock?limit=1", "/v1/order-totals"} {

@@ -23,13 +23,17 @@ type instance struct {
 }
 
 // load finds the instance of a stream among those at work or in the documents; nil where there is none and none is to begin.
+// Where it is known that there is none, nobody looks: on a shared store each look is a round trip.
 func (w *work) load(v millrace.Views, partition int, s millrace.Stream, begin bool) (*instance, error) {
 	if i := w.at[s]; i != nil {
 		return i, nil
 	}
-	doc, err := millrace.InstancesTable.Get(v, string(s))
-	if err != nil {
-		return nil, err
+	var doc *millrace.Instance
+	if !w.passed[s] {
+		var err error
+		if doc, err = millrace.InstancesTable.Get(v, string(s)); err != nil {
+			return nil, err
+		}
 	}
 	i := &instance{w: w, partition: partition, doc: doc}
 	switch {

@@ -403,7 +403,10 @@ func TestPassedBy(t *testing.T) {
 			}
 			return react(s)
 		}
-		w := start(t, worldOptions{process: p})
+		var looks atomic.Int64
+		w := start(t, worldOptions{process: p, wrap: func(s *millrace.Store) *millrace.Store {
+			return millrace.NewStore(&looking{s.Driver(), &looks})
+		}})
 		w.fill("a", 10)
 		for i := range 10 {
 			w.job(fmt.Sprint("other", i), time.Time{}, "a")
@@ -417,7 +420,24 @@ func TestPassedBy(t *testing.T) {
 		if d := cmp.Diff([]string{"job-mine"}, w.ids("jobs.instances")); d != "" {
 			t.Error(d)
 		}
+		// On a shared store a look is a round trip: nobody looks for what cannot be there.
+		if n := looks.Load(); n != 0 {
+			t.Errorf("instances were looked for %d times", n)
+		}
 		w.balance(map[string]int{"a": 10}, map[string][]string{"mine": {"a"}})
 		w.mustStop()
 	})
+}
+
+// looking counts how often instances are looked for in the store.
+type looking struct {
+	millrace.Driver
+	looks *atomic.Int64
+}
+
+func (l *looking) Document(ctx context.Context, collection string, partition int, id string) (millrace.Document, error) {
+	if collection == "jobs.instances" && strings.HasPrefix(id, "job-other") {
+		l.looks.Add(1)
+	}
+	return l.Driver.Document(ctx, collection, partition, id)
 }

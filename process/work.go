@@ -38,6 +38,8 @@ type work struct {
 	resume   map[int]*millrace.Place
 	recalled bool // some were by the commit at hand
 
+	// passed are streams that have no instance, as far as was looked. Nobody else makes one in the worker's partitions.
+	passed map[millrace.Stream]bool
 	// states are those of documents as the last commits left them, which the feed keeps too: they need not be decoded.
 	states map[*millrace.Instance]any
 	// stateBytes are the bytes, as they are written, of the states that were kept since the last time that all were let go.
@@ -51,6 +53,7 @@ const (
 	// maxStates bounds states, and maxStateBytes what they are of as they are written: those of orders of thousands of lines are
 	// large. Beyond either all are let go, and decoded again.
 	maxStates     = 4096
+	maxPassed     = 32 << 10 // streams; beyond it all are looked for again
 	maxStateBytes = 16 << 20
 )
 
@@ -66,7 +69,7 @@ type sending struct {
 
 func newWork(m *Manager) *work {
 	return &work{m: m, wake: make(chan struct{}, 1), at: map[millrace.Stream]*instance{}, due: map[int]time.Time{}, resume: map[int]*millrace.Place{},
-		states: map[*millrace.Instance]any{},
+		states: map[*millrace.Instance]any{}, passed: map[millrace.Stream]bool{},
 	}
 }
 
@@ -104,6 +107,10 @@ func (w *work) signal() {
 
 // Handle implements millrace.Work.
 func (w *work) Handle(_ context.Context, v millrace.Views, e *millrace.Recorded) error {
+	if e.Version == 1 {
+		// What an instance has seen moves with the checkpoint: before a stream's first event it has none.
+		w.passBy(e.Stream)
+	}
 	i, err := w.load(v, e.Partition, e.Stream, true)
 	if err != nil {
 		return err
@@ -334,7 +341,11 @@ func (w *work) Committed() {
 // keepStates keeps those of the commit that has just ended.
 func (w *work) keepStates() {
 	for _, i := range w.order {
-		if i.unread != nil || i.unkept() {
+		if i.unkept() {
+			w.passBy(i.doc.Stream)
+			continue
+		}
+		if delete(w.passed, i.doc.Stream); i.unread != nil {
 			continue
 		}
 		if w.stateBytes += len(i.doc.Data); w.stateBytes > maxStateBytes || len(w.states) >= maxStates {
@@ -343,6 +354,14 @@ func (w *work) keepStates() {
 		}
 		w.states[i.doc] = i.state
 	}
+}
+
+// passBy notes that a stream has no instance.
+func (w *work) passBy(s millrace.Stream) {
+	if len(w.passed) >= maxPassed {
+		clear(w.passed)
+	}
+	w.passed[s] = true
 }
 
 // Undone implements millrace.Work.

@@ -56,6 +56,7 @@ func TestClusterControl(t *testing.T) {
 	many("unseen", http.StatusCreated)
 	b.untilConsumer(t, "stock", func(c consumerState) bool { return c.Gap == 0 })
 	for _, s := range []*server{a, b} {
+		s.untilConsumer(t, "orders", func(c consumerState) bool { return c.Gap >= 40 }) // when it has heard of the last one
 		if c := s.consumer(t, "orders"); c.State != "paused" || c.Why != "a look at the documents" || c.Cursor != at.Cursor || c.Gap < 40 {
 			t.Errorf("%+v, want it at %s", c, at.Cursor)
 		}

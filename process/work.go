@@ -367,6 +367,7 @@ func (w *work) passBy(s millrace.Stream) {
 // Undone implements millrace.Work.
 func (w *work) Undone() {
 	clear(w.states)
+	clear(w.passed) // noted while applying what now did not happen
 	w.stateBytes = 0
 	w.outcomes.giveBack()
 	w.calls.giveBack()

@@ -370,7 +370,7 @@ func (d *Driver) releaseAll(ctx context.Context) error {
 			epochs[i] = int64(epochOf(uint64(epochs[i]))) //nolint:gosec // counts owners
 		}
 		if len(partitions) > 0 {
-			_, err := d.pool.Exec(ctx, d.sql.roles[r].release, r.String(), int32s(partitions), epochs)
+			_, err := d.pool.Exec(ctx, d.sql.roles.release, r.String(), int32s(partitions), epochs)
 			errs = append(errs, err)
 		}
 	}

@@ -23,7 +23,7 @@ type statements struct {
 	log, logEvents, collections, consumers string
 	acquire, renew, release, nodes         string
 	join, leave, free                      string
-	roles                                  [roleCount]roleStatements
+	roles                                  roleStatements
 	members                                string
 	byKey, byID                            statementsOf
 }

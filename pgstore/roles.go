@@ -45,27 +45,28 @@ func roleOf(token uint64) Role {
 	return Deciding
 }
 
-// roleStatements are the SQL texts of one role.
+// roleStatements are the SQL texts of the leases of roles beside the deciding, the same for each, and of the epochs, by role.
 type roleStatements struct {
-	acquire, renew, release, free, nodes, epochs string
+	acquire, renew, release, free, nodes string
+	epochs                               [roleCount]string
 }
 
-func newRoleStatements(sql func(text string) string) (all [roleCount]roleStatements) {
+func newRoleStatements(sql func(text string) string) roleStatements {
 	const left = `(extract(epoch from case when l.lease_until is null or l.lease_until = '-infinity' then interval '0' else l.lease_until - clock_timestamp() end) * 1000)::bigint`
-	for r := range all {
-		all[r] = roleStatements{
-			acquire: sql(`select S.acquire_role($1, $2, $3, $4::interval)`),
-			renew:   sql(`select r from S.renew_role($1, $2, $3, $4::interval) r`),
-			release: sql(`select S.release_role($1, $2, $3)`),
-			free: sql(`select p.partition from S.partitions p left join S.leases l on l.partition = p.partition and l.role = $1
-				where l.owner is null or l.owner = '' or l.owner = $2 or l.lease_until < clock_timestamp() order by p.partition`),
-			nodes: sql(`select p.partition, coalesce(l.owner, ''), coalesce(l.epoch, 0), ` + left + `
-				from S.partitions p left join S.leases l on l.partition = p.partition and l.role = $1 order by p.partition`),
-			epochs: sql(`select partition, epoch from S.leases where partition = any($1::integer[]) and role = '` + fenceNames[r] + `'`),
-		}
+	s := roleStatements{
+		acquire: sql(`select S.acquire_role($1, $2, $3, $4::interval)`),
+		renew:   sql(`select r from S.renew_role($1, $2, $3, $4::interval) r`),
+		release: sql(`select S.release_role($1, $2, $3)`),
+		free: sql(`select p.partition from S.partitions p left join S.leases l on l.partition = p.partition and l.role = $1
+			where l.owner is null or l.owner = '' or l.owner = $2 or l.lease_until < clock_timestamp() order by p.partition`),
+		nodes: sql(`select p.partition, coalesce(l.owner, ''), coalesce(l.epoch, 0), ` + left + `
+			from S.partitions p left join S.leases l on l.partition = p.partition and l.role = $1 order by p.partition`),
 	}
-	all[Deciding].epochs = sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`)
-	return all
+	for r, name := range fenceNames {
+		s.epochs[r] = sql(`select partition, epoch from S.leases where partition = any($1::integer[]) and role = '` + name + `'`)
+	}
+	s.epochs[Deciding] = sql(`select partition, epoch from S.partitions where partition = any($1::integer[])`)
+	return s
 }
 
 // leasesOf are this node's leases of a role.
@@ -109,7 +110,7 @@ func (l *Leases) Acquire(ctx context.Context, partition int) (token uint64, ok b
 	var epoch *int64
 	// Not by query, which would try again: each try is an epoch.
 	err = l.d.on(ctx, func(conn *pgx.Conn) error {
-		_, err := queryOnce(ctx, conn, l.d.sql.roles[l.role].acquire, []any{partition, l.name(), l.d.o.Node, l.d.ttl()},
+		_, err := queryOnce(ctx, conn, l.d.sql.roles.acquire, []any{partition, l.name(), l.d.o.Node, l.d.ttl()},
 			func(rows pgx.Rows) error { return rows.Scan(&epoch) })
 		return err
 	})
@@ -142,7 +143,7 @@ func (l *Leases) Renew(ctx context.Context) (lost []int, err error) {
 	}
 	start := l.d.o.Now()
 	have := map[int]bool{}
-	err = l.d.query(ctx, l.d.sql.roles[l.role].renew, []any{l.name(), int32s(partitions), epochs, l.d.ttl()}, func(rows pgx.Rows) error {
+	err = l.d.query(ctx, l.d.sql.roles.renew, []any{l.name(), int32s(partitions), epochs, l.d.ttl()}, func(rows pgx.Rows) error {
 		var p int
 		err := rows.Scan(&p)
 		have[p] = true
@@ -188,7 +189,7 @@ func (l *Leases) Release(ctx context.Context, partition int) error {
 	}
 	l.l.end(partition, token)
 	//nolint:gosec // small, and counts owners
-	return readError(ctx, l.d.exec(ctx, l.d.sql.roles[l.role].release, l.name(), []int32{int32(partition)}, []int64{int64(epochOf(token))}))
+	return readError(ctx, l.d.exec(ctx, l.d.sql.roles.release, l.name(), []int32{int32(partition)}, []int64{int64(epochOf(token))}))
 }
 
 // Join is as [Driver.Join], for those who are there in the role.
@@ -205,7 +206,7 @@ func (l *Leases) Free(ctx context.Context) ([]int, error) {
 	}
 	defer leave()
 	var out []int
-	err = l.d.query(ctx, l.d.sql.roles[l.role].free, []any{l.name(), l.d.o.Node}, func(rows pgx.Rows) error {
+	err = l.d.query(ctx, l.d.sql.roles.free, []any{l.name(), l.d.o.Node}, func(rows pgx.Rows) error {
 		var p int
 		if err := rows.Scan(&p); err != nil {
 			return err
@@ -225,7 +226,7 @@ func (l *Leases) Nodes(ctx context.Context) ([]Lease, error) {
 		return nil, err
 	}
 	defer leave()
-	return l.d.owners(ctx, l.d.sql.roles[l.role].nodes, l.name())
+	return l.d.owners(ctx, l.d.sql.roles.nodes, l.name())
 }
 
 // Attend says that this node is there in a role that owns nothing, for another lease's time.

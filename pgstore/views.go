@@ -271,7 +271,7 @@ func (d *Driver) viewsFenced(ctx context.Context, c *viewCommit, err error) erro
 // epochs are the tokens under which partitions are owned now, for a role.
 func (d *Driver) epochs(ctx context.Context, role Role, partitions []int) (map[int]uint64, error) {
 	now := make(map[int]uint64, len(partitions))
-	err := d.query(ctx, d.sql.roles[role].epochs, []any{int32s(partitions)}, func(rows pgx.Rows) error {
+	err := d.query(ctx, d.sql.roles.epochs[role], []any{int32s(partitions)}, func(rows pgx.Rows) error {
 		var p int
 		var epoch int64
 		if err := rows.Scan(&p, &epoch); err != nil {

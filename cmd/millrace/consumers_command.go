@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os/user"
 	"text/tabwriter"
 	"time"
 
@@ -23,11 +22,11 @@ func newConsumersCommand() *cobra.Command {
 		add(&cobra.Command{Use: "list", Short: "List the consumers of a server", Args: cobra.NoArgs},
 			func(p *asker, _ []string) error { return p.consumers() })
 		for _, do := range consumerVerbs {
-			var why, by string
+			var who whoFlags
 			sub := &cobra.Command{Use: do.name + " NAME", Short: do.short, Long: do.long, Args: cobra.ExactArgs(1)}
-			sub.Flags().StringVar(&why, "why", "", "the reason, for those who come after (required)")
-			sub.Flags().StringVar(&by, "by", "", "who asks (default: the user of this machine)")
-			add(sub, func(p *asker, args []string) error { return p.control(args[0], do.name, by, why) })
+			who.add(sub)
+			sub.Flags().Lookup("why").Usage += " (required)"
+			add(sub, func(p *asker, args []string) error { return p.control(args[0], do.name, &who) })
 		}
 		add(&cobra.Command{
 			Use: "parked NAME", Short: "List the streams that wait behind an event that failed", Args: cobra.ExactArgs(1),
@@ -136,14 +135,11 @@ when all that was accepted before is decided. It answers at once; list shows whe
 }
 
 // control pauses, resumes or drains a consumer.
-func (p *asker) control(name, do, by, why string) error {
-	if why == "" {
+func (p *asker) control(name, do string, who *whoFlags) error {
+	if who.why == "" {
 		return badSetting("why", "is required: it stands in the log for those who come after")
 	}
-	if u, err := user.Current(); by == "" && err == nil {
-		by = u.Username
-	}
-	body, err := jsonx.Marshal(map[string]string{"by": by, "why": why})
+	body, err := jsonx.Marshal(map[string]string{"by": who.name(), "why": who.why})
 	if err != nil {
 		return err
 	}

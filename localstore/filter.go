@@ -7,50 +7,27 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/bloom"
 )
 
 // filter says of most keys that are not in the index that they are not, without asking Pebble. Nearly every command
 // is new, and so are most streams, and to find that out Pebble looks through its memory tables each time: two
-// look-ups took a fifth of a decision. It is a Bloom filter whose probes for one key lie in one cache line.
+// look-ups took a fifth of a decision.
 //
 // Keys are added before they become visible in the index, so a "no" is always right. A filter of an existing store
 // is filled in the background after Open; until then it says "maybe" to everything.
 type filter struct {
-	blocks [][filterBlock]atomic.Uint64
-	ready  atomic.Bool
+	keys  *bloom.Filter
+	ready atomic.Bool
 }
 
-const (
-	// filterBlock words are a cache line.
-	filterBlock = 8
-	// filterBytes is the filter's size: ten bits each for 26 million keys. With more keys it says "maybe" more often, and
-	// Pebble, which has filters of its own, answers.
-	filterBytes = 32 << 20
-	// filterProbes bits are set for a key: enough for one error in a hundred at ten bits a key.
-	filterProbes = 6
-)
+// filterBytes is the filter's size: ten bits each for 26 million keys. With more keys it says "maybe" more often, and
+// Pebble, which has filters of its own, answers.
+const filterBytes = 32 << 20
 
-func newFilter(bytes int) *filter {
-	return &filter{blocks: make([][filterBlock]atomic.Uint64, max(bytes/(8*filterBlock), 1))}
-}
+func newFilter(bytes int) *filter { return &filter{keys: bloom.New(bytes)} }
 
-// line finds a key's cache line and the bits that it has there. The high half of the hash names the line; the whole of
-// it, stirred, gives nine bits for each probe.
-func (f *filter) line(key []byte) (line *[filterBlock]atomic.Uint64, bits uint64) {
-	h := xxhash.Sum64(key)
-	return &f.blocks[(h>>32)*uint64(len(f.blocks))>>32], h * 0x9e3779b97f4a7c15
-}
-
-func (f *filter) add(key []byte) {
-	line, bits := f.line(key)
-	for range filterProbes {
-		word, bit := &line[bits>>61], uint64(1)<<(bits>>55&63)
-		if word.Load()&bit == 0 {
-			word.Or(bit)
-		}
-		bits = bits<<9 | bits>>55
-	}
-}
+func (f *filter) add(key []byte) { f.keys.Add(xxhash.Sum64(key)) }
 
 // absentCommand and absentStream keep the key on the stack, which Pebble would not let them.
 func (f *filter) absentCommand(id string) bool {
@@ -64,19 +41,7 @@ func (f *filter) absentStream(s millrace.Stream) bool {
 }
 
 // absent says that a key is certainly not in the index.
-func (f *filter) absent(key []byte) bool {
-	if !f.ready.Load() {
-		return false
-	}
-	line, bits := f.line(key)
-	for range filterProbes {
-		if line[bits>>61].Load()&(1<<(bits>>55&63)) == 0 {
-			return true
-		}
-		bits = bits<<9 | bits>>55
-	}
-	return false
-}
+func (f *filter) absent(key []byte) bool { return f.ready.Load() && f.keys.Absent(xxhash.Sum64(key)) }
 
 // fill adds what the index holds and makes the filter answer. Keys that are added meanwhile are in it already.
 func (f *filter) fill(db *pebble.DB, stop <-chan struct{}) error {

@@ -133,7 +133,10 @@ type ChainHash [sha256.Size]byte
 type Decision struct {
 	Command *Command
 	// Fresh: the command was not kept by an acceptance of its own; the decision's commit keeps both.
-	Fresh       bool
+	Fresh bool
+	// Known is set by a [Shared] backend before it calls done: the store had the command before the batch came. It is left
+	// unset where the backend cannot tell, since an earlier attempt of its own may have been written.
+	Known       bool
 	Fingerprint Fingerprint
 	Status      Status
 	Position    uint64 // the partition's head before the decision; its events follow. Set by the Store.
@@ -284,6 +287,7 @@ type Batch struct {
 type AcceptedCommand struct {
 	Command     *Command
 	Fingerprint Fingerprint
+	Known       bool // see [Decision]
 }
 
 // Head is how far a partition's log has come.

@@ -11,6 +11,8 @@ type entry struct {
 	stream   millrace.Stream
 	category *millrace.Category
 	folded
+	// guessed: version 0 is a guess, and nothing was decided on it yet.
+	guessed bool
 	// pins counts commits on their way. The store does not know their events yet, so the entry must not be dropped.
 	pins       atomic.Int32
 	prev, next *entry

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -168,55 +169,70 @@ func (s *partition) decide(ctx context.Context, it *item) (d millrace.Decision, 
 		s.bury(&d, it.failure)
 		return d, e, true
 	}
-	e, err := s.entry(ctx, stream)
+	e, r, err := s.rule(ctx, it)
 	if err != nil {
-		if ctx.Err() != nil || millrace.IsTransient(err) || it.attempts+1 < s.p.o.Attempts {
-			it.attempts++
-			if ctx.Err() == nil { // who stops, or hands the partition over, leaves the command to the next owner
-				s.p.o.Logger.Warn("cannot read a stream's state, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
-			}
-			s.block(it, tries)
-			return d, nil, false
-		}
-		s.unblock(stream)
-		s.bury(&d, &millrace.Failure{Reason: millrace.ReasonState, Error: err.Error(), Attempts: it.attempts + 1})
-		return d, nil, true
+		return d, nil, s.unread(ctx, it, &d, tries, err)
 	}
 	d.Version = e.version
-	if x := it.cmd.Expected; x != nil && *x != e.version {
-		s.unblock(stream)
-		d.Status, d.Refusal = millrace.StatusRefused, versionRefusal(e.version)
-		return d, e, true
-	}
-	events, state, refusal, err := run(e, it)
-	if err != nil {
+	if r.err != nil {
 		it.attempts++
 		if it.attempts < s.p.o.Attempts {
-			s.p.o.Logger.Warn("decision failed, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
+			s.p.o.Logger.Warn("decision failed, trying again", "stream", stream, "command", it.cmd.ID, "error", r.err)
 			s.block(it, tries)
 			return d, nil, false
 		}
 		s.unblock(stream)
-		s.bury(&d, &millrace.Failure{Reason: millrace.ReasonDecide, Error: err.Error(), Attempts: it.attempts})
+		s.bury(&d, &millrace.Failure{Reason: millrace.ReasonDecide, Error: r.err.Error(), Attempts: it.attempts})
 		return d, e, true
 	}
 	s.unblock(stream)
-	if refusal != nil {
-		d.Status, d.Refusal = millrace.StatusRefused, refusal
+	if r.refusal != nil {
+		d.Status, d.Refusal = millrace.StatusRefused, r.refusal
 		return d, e, true
 	}
-	d.Status, d.Events = millrace.StatusDecided, events
-	if len(events) > 0 {
+	d.Status, d.Events = millrace.StatusDecided, r.events
+	if n := len(r.events); n > 0 {
 		// A stream's events are in the order of time, so that "as of then" is a prefix of it; clocks may step back.
 		if d.Time.Before(e.last) {
 			d.Time = e.last
 		}
-		e.state, e.version, e.last = state, e.version+uint64(len(events)), d.Time
-		for i := range events {
-			s.cache.grow(e, len(events[i].Data))
+		e.state, e.version, e.last, e.guessed = r.state, e.version+uint64(n), d.Time, false
+		for i := range r.events {
+			s.cache.grow(e, len(r.events[i].Data))
 		}
 	}
 	return d, e, true
+}
+
+// unread goes on with a command whose stream's state cannot be read. ok is as of decide.
+func (s *partition) unread(ctx context.Context, it *item, d *millrace.Decision, tries int, err error) (ok bool) {
+	stream := it.cmd.Stream
+	if ctx.Err() != nil || millrace.IsTransient(err) || it.attempts+1 < s.p.o.Attempts {
+		it.attempts++
+		if ctx.Err() == nil { // who stops, or hands the partition over, leaves the command to the next owner
+			s.p.o.Logger.Warn("cannot read a stream's state, trying again", "stream", stream, "command", it.cmd.ID, "error", err)
+		}
+		s.block(it, tries)
+		return false
+	}
+	s.unblock(stream)
+	s.bury(d, &millrace.Failure{Reason: millrace.ReasonState, Error: err.Error(), Attempts: it.attempts + 1})
+	return true
+}
+
+// rule finds a command's stream and runs its decision, on what the stream is for certain.
+func (s *partition) rule(ctx context.Context, it *item) (e *entry, r ruling, err error) {
+	if e, err = s.entry(ctx, it.cmd.Stream); err != nil {
+		return nil, r, err
+	}
+	r = run(e, it)
+	if !e.guessed || len(r.events) > 0 || s.p.guesses.trusting {
+		return e, r, nil // a guess that is wrong is refused with the events' versions
+	}
+	if e, err = s.prove(ctx, e, it); err != nil {
+		return nil, r, err
+	}
+	return e, run(e, it), nil
 }
 
 // unblock forgets that a stream waited, once its first command got through.
@@ -264,16 +280,16 @@ func (s *partition) entry(ctx context.Context, stream millrace.Stream) (*entry, 
 	}
 	c, ok := s.p.registry.Category(stream)
 	if !ok {
-		version, err := s.version(ctx, stream)
-		return &entry{stream: stream, folded: folded{version: version}}, err
+		v, err := s.version(ctx, stream) // never a guess: its commands are of no known type
+		return &entry{stream: stream, folded: folded{version: v.version}}, err
 	}
 	began := s.p.o.Now()
-	f, err := s.load(ctx, c, stream)
+	f, guessed, err := s.load(ctx, c, stream)
 	if err != nil {
 		return nil, err
 	}
 	s.p.o.Observer.Loaded(s.p.o.Now().Sub(began))
-	e := &entry{stream: stream, category: c, folded: f}
+	e := &entry{stream: stream, category: c, folded: f, guessed: guessed}
 	s.cache.add(e)
 	return e, nil
 }
@@ -292,37 +308,64 @@ func (s *partition) prefetch(ctx context.Context, items []*item) {
 			continue
 		}
 		if s.holds(it) {
-			s.versions[stream] = it.seen.version
+			s.versions[stream] = seenVersion{it.seen.version, it.guessed}
 			continue
 		}
-		s.versions[stream] = 0
+		s.versions[stream] = seenVersion{}
 		streams = append(streams, stream)
 	}
+	s.ask(ctx, streams)
+}
+
+// ask has the versions of streams at hand. Where they cannot be had, each is asked for by itself, and fails by itself.
+func (s *partition) ask(ctx context.Context, streams []millrace.Stream) {
 	if len(streams) == 0 {
 		return
 	}
 	versions, err := s.p.store.Versions(ctx, s.index, streams)
-	if err != nil {
-		clear(s.versions) // each is asked for by itself, and fails by itself
-		return
-	}
 	for i, stream := range streams {
-		s.versions[stream] = versions[i]
+		if err != nil {
+			delete(s.versions, stream)
+		} else {
+			s.versions[stream] = seenVersion{version: versions[i]}
+		}
 	}
 }
 
-// version is a stream's newest version as the store has it.
-func (s *partition) version(ctx context.Context, stream millrace.Stream) (uint64, error) {
+// seenVersion is a stream's version as it was seen, or guessed, before its command was decided.
+type seenVersion struct {
+	version uint64
+	guessed bool
+}
+
+// version is a stream's newest version as the store has it, or a guess.
+func (s *partition) version(ctx context.Context, stream millrace.Stream) (seenVersion, error) {
 	if v, ok := s.versions[stream]; ok {
 		// Good for once: what is decided on it is in memory, or was and is now in the store.
 		delete(s.versions, stream)
 		return v, nil
 	}
-	return s.p.store.Version(ctx, stream)
+	v, err := s.p.store.Version(ctx, stream)
+	return seenVersion{version: v}, err
+}
+
+// prove replaces an entry whose version was guessed, for a decision that does not show whether the guess was right. The other
+// guesses at hand are asked for as well: where one decision has no events, more may have none.
+func (s *partition) prove(ctx context.Context, e *entry, it *item) (*entry, error) {
+	s.p.guesses.unsure(it.cmd.Type)
+	s.cache.drop(e)
+	streams := []millrace.Stream{e.stream}
+	for stream, v := range s.versions {
+		if v.guessed {
+			streams = append(streams, stream)
+		}
+	}
+	s.ask(ctx, streams)
+	return s.entry(ctx, e.stream)
 }
 
 // load reads a state. A fold that panics is an error like any other.
-func (s *partition) load(ctx context.Context, c *millrace.Category, stream millrace.Stream) (f folded, err error) {
+func (s *partition) load(ctx context.Context, c *millrace.Category, stream millrace.Stream) (f folded, guessed bool, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: folding the stream panicked: %v", millrace.ErrCorrupt, r)
@@ -330,44 +373,57 @@ func (s *partition) load(ctx context.Context, c *millrace.Category, stream millr
 	}()
 	newest, err := s.version(ctx, stream)
 	if err != nil {
-		return f, err
+		return f, false, err
 	}
-	return s.p.loader.load(ctx, c, stream, newest)
+	f, err = s.p.loader.load(ctx, c, stream, newest.version)
+	return f, newest.guessed, err
 }
 
-// run runs the pure part of a decision: the events, encoded, and the state after them, or a refusal. A panic or a
-// broken contract is an error.
-func run(e *entry, it *item) (events []millrace.NewEvent, state any, refusal *millrace.Refusal, err error) {
+// ruling is what the pure part of a decision says: the events, encoded, and the state after them, or a refusal. err is a panic or
+// a broken contract.
+type ruling struct {
+	events  []millrace.NewEvent
+	state   any
+	refusal *millrace.Refusal
+	err     error
+}
+
+// run runs the pure part of a decision.
+func run(e *entry, it *item) (r ruling) {
 	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, firstLines(debug.Stack()))
+		if p := recover(); p != nil {
+			r = ruling{err: fmt.Errorf("panic: %v\n%s", p, firstLines(debug.Stack()))}
 		}
 	}()
+	if x := it.cmd.Expected; x != nil && *x != e.version {
+		return ruling{refusal: versionRefusal(e.version)}
+	}
 	decided, refusal := e.category.Decide(e.state, it.cmd.Body, it.cmd.Time)
 	if refusal != nil {
 		if len(decided) > 0 {
-			return nil, nil, nil, fmt.Errorf("the decision has events and a refusal")
+			return ruling{err: errors.New("the decision has events and a refusal")}
 		}
-		return nil, nil, refusal, nil
+		return ruling{refusal: refusal}
 	}
 	if len(decided) > maxEvents {
-		return nil, nil, nil, fmt.Errorf("the decision has %d events, the most are %d", len(decided), maxEvents)
+		return ruling{err: fmt.Errorf("the decision has %d events, the most are %d", len(decided), maxEvents)}
 	}
-	state = e.state
+	r.state = e.state
 	if len(decided) > 0 {
-		events = make([]millrace.NewEvent, len(decided))
+		r.events = make([]millrace.NewEvent, len(decided))
 	}
 	size := 0
 	for i, body := range decided {
-		if events[i], err = e.category.EncodeEvent(body); err != nil {
-			return nil, nil, nil, err
+		var err error
+		if r.events[i], err = e.category.EncodeEvent(body); err != nil {
+			return ruling{err: err}
 		}
-		if size += len(events[i].Data); size > maxEventData {
-			return nil, nil, nil, fmt.Errorf("the decision's events take more than %d bytes", maxEventData)
+		if size += len(r.events[i].Data); size > maxEventData {
+			return ruling{err: fmt.Errorf("the decision's events take more than %d bytes", maxEventData)}
 		}
-		state = e.category.Evolve(state, body)
+		r.state = e.category.Evolve(r.state, body)
 	}
-	return events, state, nil, nil
+	return r
 }
 
 // maxStack bounds what a dead letter keeps of a panic's stack.

@@ -24,6 +24,9 @@ func (p *Processor) Cached() int {
 // TrustSightings has a processor take what was seen of a stream for what it is, whatever happened since.
 func TrustSightings(p *Processor) { p.trusting = true }
 
+// TrustGuesses has a processor take guesses for what is, where nothing would show that they are wrong.
+func TrustGuesses(p *Processor) { p.guesses.trusting = true }
+
 // Direct says whether new commands of a partition come through memory.
 func Direct(p *Processor, partition int) bool {
 	s := p.parts[partition]
@@ -33,6 +36,7 @@ func Direct(p *Processor, partition int) bool {
 }
 
 const (
+	GuessAfter   = guessAfter
 	MaxInFlight  = maxInFlight
 	MaxEvents    = maxEvents
 	MaxEventData = maxEventData

@@ -31,16 +31,19 @@ type item struct {
 	forgotten bool // on disk, and in nobody's hands: whoever waits for the outcome must ask the store
 	// ended says that outcome is final, or never will be in this process. done is closed then, where there is one: most
 	// callers look when it has happened already, so it is made by the first who comes too early.
-	ended   atomic.Bool
-	done    atomic.Pointer[chan struct{}]
-	finish  atomic.Bool // somebody is at it
-	outcome millrace.Outcome
+	ended atomic.Bool
+	// replayed: the store turned out to have had the command when it was written. Written before stored is closed.
+	replayed atomic.Bool
+	done     atomic.Pointer[chan struct{}]
+	finish   atomic.Bool // somebody is at it
+	outcome  millrace.Outcome
 
 	loaded   bool // the loop has it; guarded by the partition's lock
 	drained  bool // the loop has it from the store
 	blocked  bool // it waited behind others of its stream
 	admitted bool // it came through the queue and counts there
 	seen     sighting
+	guessed  bool // it was not looked up; seen is a guess
 	attempts int
 	waiters  int  // guarded by the flight's shard
 	held     bool // by the loop; guarded by the flight's shard
@@ -66,6 +69,16 @@ func (it *item) storedIs(err error) {
 	if it.isStored.CompareAndSwap(false, true) {
 		it.err = err
 		close(it.stored)
+	}
+}
+
+// written notes what the store said of the command when it wrote it, or refused to. Before storedIs.
+func (it *item) written(known bool, err error) {
+	if known {
+		it.replayed.Store(true)
+	}
+	if it.guessed && (known || errors.Is(err, millrace.ErrConflict) || errors.Is(err, millrace.ErrKeyReused)) {
+		it.p.guesses.wrong()
 	}
 }
 
@@ -308,6 +321,7 @@ func (p *Processor) stored(ctx context.Context, it *item, replayed bool) (*millr
 		p.o.Observer.Rejected(it.err)
 		return nil, it.err
 	}
+	replayed = replayed || it.replayed.Load()
 	p.o.Observer.Accepted(p.o.Now().Sub(it.began), replayed)
 	return it.receipt(replayed), nil
 }
@@ -369,10 +383,17 @@ func (it *item) reuse(ctx context.Context) error {
 
 // settleIn goes on with an item that has entered the flight, when the store has answered for its id.
 func (p *Processor) settleIn(it *item, found *millrace.Finding) (_ *item, replayed bool, _ error) {
+	isNew := errors.Is(found.Err, millrace.ErrNotFound)
+	if p.guesses != nil && (found.Err == nil || isNew) {
+		if !it.guessed {
+			p.guesses.saw(it, isNew && found.Version == 0)
+		}
+		p.guesses.note(it)
+	}
 	switch {
 	case found.Err == nil:
 		return p.known(it, found.Outcome)
-	case !errors.Is(found.Err, millrace.ErrNotFound):
+	case !isNew:
 		return nil, false, p.giveUp(it, found.Err)
 	}
 	it.seen.version = found.Version

@@ -91,13 +91,25 @@ func (a *acceptMany) lookUp() {
 	if len(a.entered) == 0 {
 		return
 	}
-	qs := make([]millrace.Inquiry, len(a.entered))
-	for n, i := range a.entered {
-		qs[n] = a.p.inquiry(a.at[i].it)
+	qs := make([]millrace.Inquiry, 0, len(a.entered))
+	for _, i := range a.entered {
+		it := a.at[i].it
+		q := a.p.inquiry(it)
+		if it.guessed = a.p.guesses != nil && a.p.guesses.guess(it); !it.guessed {
+			qs = append(qs, q)
+		}
 	}
-	found := a.p.store.Lookups(a.ctx, qs)
-	for n, i := range a.entered {
-		a.admit(i, &found[n])
+	var found []millrace.Finding
+	if len(qs) > 0 {
+		found = a.p.store.Lookups(a.ctx, qs)
+	}
+	for _, i := range a.entered {
+		if a.at[i].it.guessed {
+			a.admit(i, &millrace.Finding{Err: millrace.ErrNotFound})
+			continue
+		}
+		a.admit(i, &found[0])
+		found = found[1:]
 	}
 	a.entered = a.entered[:0]
 }

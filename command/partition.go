@@ -52,7 +52,7 @@ type partition struct {
 	drops  *drops
 
 	// The loop's own: versions of streams that were asked for ahead, for the commands at hand.
-	versions map[millrace.Stream]uint64
+	versions map[millrace.Stream]seenVersion
 	// Streams that wait for another attempt, in the order of their items.
 	blocked map[millrace.Stream]*blocked
 	waiting int       // items in blocked
@@ -93,7 +93,7 @@ func newPartition(p *Processor, index int) *partition {
 		p: p, index: index, wake: make(chan struct{}, 1), behind: true,
 		held:     map[string]struct{}{},
 		blocked:  map[millrace.Stream]*blocked{},
-		versions: map[millrace.Stream]uint64{},
+		versions: map[millrace.Stream]seenVersion{},
 		maxBytes: max(maxQueueBytes/p.store.Partitions(), minInFlightBytes),
 	}
 	if p.direct {
@@ -155,6 +155,7 @@ func (s *partition) keep(it *item, loopHasIt bool) {
 	}
 	b := &millrace.Batch{Partition: s.index, Accepted: []millrace.AcceptedCommand{{Command: &it.cmd, Fingerprint: it.fp}}}
 	s.p.store.Commit(b, func(err error) {
+		it.written(b.Accepted[0].Known, err)
 		// On a shared store the next acceptance may succeed; the loop has its own troubles.
 		if err != nil && (!s.p.o.Shared || errors.Is(err, millrace.ErrFailed)) {
 			s.fail(err)
@@ -557,6 +558,7 @@ func (s *partition) commit(b *millrace.Batch, items []*item, entries []*entry) {
 			if e := entries[i]; e != nil {
 				e.pins.Add(-1)
 			}
+			it.written(b.Decisions[i].Known, err)
 			if err != nil {
 				s.lost(it, err)
 				continue

@@ -29,6 +29,8 @@ type Processor struct {
 	// direct: the store refuses what would come before other nodes' commands, so that the owner of a partition may decide
 	// its own without keeping them first.
 	direct bool
+	// guesses is nil where nothing is guessed: where not direct.
+	guesses *guesses
 	// trusting takes sightings for true, for the test that shows what comes of it.
 	trusting bool
 }
@@ -41,7 +43,9 @@ func New(store *millrace.Store, registry *millrace.Registry, opts *Options) *Pro
 		o: opts.withDefaults(), store: store, registry: registry,
 		loader: loader{store: store, registry: registry}, flight: newFlight(),
 	}
-	p.direct = p.o.Shared && store.Shared()
+	if p.direct = p.o.Shared && store.Shared(); p.direct {
+		p.guesses = newGuesses()
+	}
 	p.paused.Store(p.o.Paused)
 	for i := range store.Partitions() {
 		p.parts = append(p.parts, newPartition(p, i))

@@ -26,6 +26,7 @@ type late struct {
 
 	mu       sync.Mutex
 	versions []millrace.Stream // that were asked for by themselves
+	looked   int               // ids that were looked up
 }
 
 var _ millrace.Shared = (*late)(nil)
@@ -40,6 +41,9 @@ func (l *late) PendingOf(ctx context.Context, partition int, category string) it
 }
 
 func (l *late) Lookups(ctx context.Context, qs []millrace.Inquiry) []millrace.Finding {
+	l.mu.Lock()
+	l.looked += len(qs)
+	l.mu.Unlock()
 	out := millrace.NewStore(l.Driver).Lookups(ctx, qs)
 	for i, q := range qs {
 		if q.Stream == "" {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -259,14 +261,48 @@ func (c *commit) decide(partition int, d *millrace.Decision, ordinal int64) (fre
 	return fresh
 }
 
-// write sends one transaction: one statement, one round trip. Ids are taken for free, since they were looked up before; where
-// somebody was quicker it is sent again, with a look at who. An error that passes leaves open whether it was written.
-func (d *Driver) write(c *commit) error {
+// write sends one transaction: one statement, one round trip. Ids are taken for free, since they were looked up before or are
+// taken for new; where somebody was quicker it is sent again, with a look at who. An error that passes leaves open whether it
+// was written.
+func (d *Driver) write(c *commit, parts []*part) error {
 	err := d.writeOnce(c, true)
 	if claimed(err) {
+		d.mark(parts)
 		err = d.writeOnce(c, false)
 	}
 	return err
+}
+
+// mark notes which commands the store has already, for those who sent them. It is no fault where that cannot be found out: what
+// is there is not written again.
+func (d *Driver) mark(parts []*part) {
+	at := map[string]*bool{}
+	var l look
+	for _, p := range parts {
+		for _, r := range p.reqs {
+			if r.err != nil || r.tried {
+				continue // it may be its own
+			}
+			for i := range r.batch.Accepted {
+				at[r.batch.Accepted[i].Command.ID] = &r.batch.Accepted[i].Known
+			}
+			for i := range r.batch.Decisions {
+				if d := &r.batch.Decisions[i]; d.Fresh {
+					at[d.Command.ID] = &d.Known
+				}
+			}
+		}
+	}
+	l.ids = slices.Collect(maps.Keys(at))
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	if err := d.lookUp(ctx, &l); err != nil {
+		d.o.Logger.Warn("cannot find out which commands the store has already", "error", err)
+		return
+	}
+	for _, id := range l.known {
+		*at[id] = true
+	}
 }
 
 func (d *Driver) writeOnce(c *commit, sure bool) (err error) {
@@ -282,7 +318,7 @@ func (d *Driver) writeOnce(c *commit, sure bool) (err error) {
 		}
 	}()
 	if !claim && c.commands.n+c.fresh > 0 {
-		if err := d.on(ctx, d.call(ctx, d.sql.claim, d.claimParams(c))); err != nil {
+		if err := d.on(ctx, d.call(ctx, d.sql.claim, d.claimParams(c, sure))); err != nil {
 			return err
 		}
 	}
@@ -297,8 +333,8 @@ func (d *Driver) writeOnce(c *commit, sure bool) (err error) {
 	return d.on(ctx, d.call(ctx, d.sql.decide, d.decideParams(c, claim, sure), &added, &removed))
 }
 
-func (d *Driver) claimParams(c *commit) [][]byte {
-	return [][]byte{d.rowsParam(commandRow, &c.commands), d.rowsParam(outcomeRow, &c.outcomes), whole(c.fresh)}
+func (d *Driver) claimParams(c *commit, sure bool) [][]byte {
+	return [][]byte{d.rowsParam(commandRow, &c.commands), d.rowsParam(outcomeRow, &c.outcomes), whole(c.fresh), boolean(sure)}
 }
 
 func (d *Driver) keepParams(c *commit, claim, sure bool) [][]byte {

@@ -412,7 +412,7 @@ func atOnce(t *testing.T, separate, ownerFirst bool, edit func(string) string) (
 	one := da.next(3, decision)
 	if separate { // both have claimed before either writes
 		for _, x := range []*commit{kept, one} {
-			must(t, da.on(patient(t), da.call(patient(t), da.sql.claim, da.claimParams(x))))
+			must(t, da.on(patient(t), da.call(patient(t), da.sql.claim, da.claimParams(x, false))))
 		}
 	}
 	first := begin(t, dsn)

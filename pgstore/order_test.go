@@ -104,7 +104,7 @@ func direct(t *testing.T, s *millrace.Store, p *processor.Processor, stream stri
 	ctx := patient(t)
 	for {
 		before := driverOf(s).Stats().Transactions
-		r, err := p.Accept(ctx, addTo(fmt.Sprint("warm", sent), stream))
+		r, err := p.Accept(ctx, addTo(fmt.Sprint("warm ", stream, sent), stream))
 		must(t, err)
 		_, err = r.Wait(ctx)
 		must(t, err)

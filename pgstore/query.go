@@ -40,7 +40,7 @@ func newStatements(schema string) statements {
 
 		keep:        sql(`select added from S.keep($1, $2, $3, '{}', 0)`),
 		decide:      sql(`select added, removed from S.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`),
-		claim:       sql(`select S.claim($1, $2, $3, false, false)`),
+		claim:       sql(`select S.claim($1, $2, $3, false, $4)`),
 		commitViews: sql(`select S.commit_views($1, $2, $3, $4, $5, $6)`),
 		chainAt:     sql(`select chain from S.outcomes where partition = $1 and ordinal = $2`),
 		chainsAt: sql(`select u.partition, o.chain from unnest($1::integer[], $2::bigint[]) u(partition, ordinal)

@@ -364,7 +364,7 @@ func (w *writers) try(parts []*part) (alone []*part) {
 			settle(parts)
 			return nil
 		}
-		err := w.d.write(c)
+		err := w.d.write(c, parts)
 		if err == nil && tried(parts) {
 			err = w.d.confirm()
 		}

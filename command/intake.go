@@ -77,7 +77,8 @@ func (it *item) written(known bool, err error) {
 	if known {
 		it.replayed.Store(true)
 	}
-	if it.guessed && (known || errors.Is(err, millrace.ErrConflict) || errors.Is(err, millrace.ErrKeyReused)) {
+	conflict := errors.Is(err, millrace.ErrConflict) && !errors.Is(err, millrace.ErrBehind)
+	if it.guessed && (known || conflict || errors.Is(err, millrace.ErrKeyReused)) {
 		it.p.guesses.wrong()
 	}
 }

@@ -21,14 +21,20 @@ var (
 type ConflictError struct {
 	Partition int
 	IDs       []string // of the commands, in no order; empty where the database did not say
+	Behind    bool     // other nodes' commands come first
 }
 
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("partition %d: %d commands: %v", e.Partition, len(e.IDs), millrace.ErrConflict)
 }
 
-// Unwrap makes errors.Is find millrace.ErrConflict.
-func (e *ConflictError) Unwrap() error { return millrace.ErrConflict }
+// Unwrap makes errors.Is find millrace.ErrConflict, and millrace.ErrBehind where it is one.
+func (e *ConflictError) Unwrap() error {
+	if e.Behind {
+		return millrace.ErrBehind
+	}
+	return millrace.ErrConflict
+}
 
 // The states that the functions of the migrations raise.
 const (
@@ -81,6 +87,12 @@ func classify(err error) fault {
 		return faultInvalid
 	}
 	return faultPasses
+}
+
+// behind says whether a transaction was refused because other nodes' commands come first.
+func behind(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == stateBehind
 }
 
 // claimed says whether a transaction failed because the id of one of its commands was not free.

@@ -32,7 +32,7 @@ func TestFreshDecisionsComeInOrder(t *testing.T) {
 			Decisions: []millrace.Decision{decided(command(id, partition), true, 1)},
 		}
 	}
-	if err := <-send(a, fresh("early", 1)); !errors.Is(err, millrace.ErrConflict) {
+	if err := <-send(a, fresh("early", 1)); !errors.Is(err, millrace.ErrConflict) || !errors.Is(err, millrace.ErrBehind) {
 		t.Errorf("before another node's command: %v", err)
 	}
 	if _, err := a.Lookup(patient(t), "early"); !errors.Is(err, millrace.ErrNotFound) {

@@ -508,7 +508,7 @@ func (w *writers) reject(p *part, kind fault, err error) {
 		}
 		why := fmt.Errorf("%w: %w", millrace.ErrInvalid, err)
 		if kind == faultConflict {
-			why = &ConflictError{Partition: p.partition, IDs: conflicting(err)}
+			why = &ConflictError{Partition: p.partition, IDs: conflicting(err), Behind: behind(err)}
 		}
 		if !r.decides() {
 			r.err = why

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,6 +33,8 @@ type line struct {
 	fresh bool
 	down  atomic.Bool
 	n     *atomic.Int64
+	// said is told of each request to which the gateway has said yes or no.
+	said func(pay.Kind)
 }
 
 func (l *line) Do(ctx context.Context, key string, r *pay.Request) (pay.Result, error) {
@@ -43,7 +46,11 @@ func (l *line) Do(ctx context.Context, key string, r *pay.Request) (pay.Result, 
 	case l.fresh:
 		key = fmt.Sprintf("%s/%d", key, l.n.Add(1))
 	}
-	return l.g.Do(ctx, key, r)
+	res, err := l.g.Do(ctx, key, r)
+	if err == nil && l.said != nil {
+		l.said(r.Kind)
+	}
+	return res, err
 }
 
 // fulfilLife is a store with the deciding and with the process of fulfilment, as serve wires them, and nothing else.
@@ -52,20 +59,9 @@ type fulfilLife struct {
 	stop func() error
 }
 
-func beginFulfilLife(t *testing.T, fs vfs.FS, g pay.Gateway, wrap func(*millrace.Store) *millrace.Store) *fulfilLife {
+func newFulfilLife(t *testing.T, store *millrace.Store, registry *millrace.Registry, p *command.Processor, g pay.Gateway) (*fulfilLife, millrace.Consumer) {
 	t.Helper()
-	store, err := localstore.Open("data", &localstore.Options{
-		FS: fs, Partitions: 2, SegmentSize: 1 << 20, CacheSize: 8 << 20, MemTableSize: 4 << 20, Fatal: func(error) {},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store = wrap(store)
-	registry, err := millrace.NewRegistry(domains()...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &node{store: store, registry: registry, processor: command.New(store, registry, nil),
+	n := &node{store: store, registry: registry, processor: p,
 		metrics: metrics.New(metrics.Version{}, nil, time.Now), log: slog.New(slog.DiscardHandler)}
 	if v := auditOf(t, n); len(v.Problems) > 0 {
 		t.Errorf("as it was left: %s", v.Problems)
@@ -74,9 +70,54 @@ func beginFulfilLife(t *testing.T, fs vfs.FS, g pay.Gateway, wrap func(*millrace
 	if err != nil {
 		t.Fatal(err)
 	}
-	deciding := running(t.Context(), n.processor.Run)
+	return &fulfilLife{n: n}, c
+}
+
+func newRegistry(t *testing.T) *millrace.Registry {
+	t.Helper()
+	registry, err := millrace.NewRegistry(domains()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return registry
+}
+
+// ground is where the store lies: what one life of it leaves there, the next one finds.
+type ground interface {
+	// live begins a life, in which the power is cut as plug says; without one it is not.
+	live(t *testing.T, g pay.Gateway, plug *powercut.Driver) *fulfilLife
+	// cut is the power cut.
+	cut()
+}
+
+// onDisk is ground in memory.
+type onDisk struct{ fs, left *vfs.MemFS }
+
+func newDisk() *onDisk { return &onDisk{fs: vfs.NewCrashableMem()} }
+
+func (d *onDisk) cut() { d.left = d.fs.CrashClone(vfs.CrashCloneCfg{}) }
+
+func (d *onDisk) live(t *testing.T, g pay.Gateway, plug *powercut.Driver) *fulfilLife {
+	t.Helper()
+	if d.left != nil {
+		d.fs = d.left
+	}
+	store, err := localstore.Open("data", &localstore.Options{
+		FS: d.fs, Partitions: 2, SegmentSize: 1 << 20, CacheSize: 8 << 20, MemTableSize: 4 << 20, Fatal: func(error) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plug != nil {
+		plug.Driver = store.Driver()
+		store = millrace.NewStore(plug)
+	}
+	registry := newRegistry(t)
+	l, c := newFulfilLife(t, store, registry, command.New(store, registry, nil), g)
+	deciding := running(t.Context(), l.n.processor.Run)
 	following := running(t.Context(), feed.New(store, registry, c, nil).Run)
-	return &fulfilLife{n, func() error { return errors.Join(following(), deciding(), store.Close()) }}
+	l.stop = func() error { return errors.Join(following(), deciding(), store.Close()) }
+	return l
 }
 
 // auditOf is what verify --domain says.
@@ -186,7 +227,7 @@ func TestFulfilmentPowerCutAtEachWrite(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		n := 1
 		for ; ; n++ {
-			cut, faults := fulfilCutAt(t, n, after, false)
+			cut, faults := fulfilCutAt(t, newDisk(), cutting{n: n, after: after})
 			if !cut {
 				break
 			}
@@ -197,7 +238,7 @@ func TestFulfilmentPowerCutAtEachWrite(t *testing.T) {
 		t.Logf("after=%v: %d writes", after, n-1)
 	}
 	for n := 1; ; n++ {
-		cut, faults := fulfilCutAt(t, n, false, true)
+		cut, faults := fulfilCutAt(t, newDisk(), cutting{n: n, fresh: true})
 		if !cut {
 			t.Fatal("without keys that stay nothing goes wrong")
 		}
@@ -208,9 +249,25 @@ func TestFulfilmentPowerCutAtEachWrite(t *testing.T) {
 	}
 }
 
-// fulfilCutAt carries orders through up to the n-th write, and then from what was on the disk. It says whether there were so
-// many writes.
-func fulfilCutAt(t *testing.T, n int, after, fresh bool) (cut bool, faults []string) {
+// cutting is when the power is cut.
+type cutting struct {
+	// n is the write, from 1; where said is set, it is the next one when the gateway has said yes to such a request.
+	n     int
+	said  pay.Kind
+	after bool // after the write, and not before it
+	fresh bool // the gateway is asked under another key each time
+}
+
+func (c cutting) String() string {
+	which := fmt.Sprintf("write %d", c.n)
+	if c.said != "" {
+		which = fmt.Sprintf("the next write when the gateway has said yes to %s", c.said)
+	}
+	return fmt.Sprintf("%s, after=%v, fresh=%v", which, c.after, c.fresh)
+}
+
+// fulfilCutAt carries orders through until the power is cut, and then from what was on the ground. It says whether it was cut.
+func fulfilCutAt(t *testing.T, w ground, c cutting) (cut bool, faults []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -219,26 +276,31 @@ func fulfilCutAt(t *testing.T, n int, after, fresh bool) (cut bool, faults []str
 		t.Fatal(err)
 	}
 	var attempts atomic.Int64
-	fs := vfs.NewCrashableMem()
-	var disk *vfs.MemFS // as the power cut has left it
-	first := &line{g: g, fresh: fresh, n: &attempts}
+	first := &line{g: g, fresh: c.fresh, n: &attempts}
 	living, die := context.WithCancel(ctx)
 	defer die()
-	l := beginFulfilLife(t, fs, first, func(s *millrace.Store) *millrace.Store {
-		return millrace.NewStore(&powercut.Driver{Driver: s.Driver(), N: n, After: after, Cut: func() {
-			disk = fs.CrashClone(vfs.CrashCloneCfg{})
-			first.down.Store(true)
-			die()
-		}})
-	})
-	err = l.live(living)
-	if stopped := l.stop(); stopped != nil || err != nil && living.Err() == nil {
-		t.Fatalf("write %d, after=%v: %v %v", n, after, err, stopped)
+	plug := &powercut.Driver{N: c.n, After: c.after, Cut: func() {
+		w.cut()
+		first.down.Store(true)
+		die()
+	}}
+	if c.said != "" {
+		var once sync.Once
+		first.said = func(k pay.Kind) {
+			if k == c.said {
+				once.Do(plug.Next)
+			}
+		}
 	}
-	if disk == nil {
+	l := w.live(t, first, plug)
+	err = l.live(living)
+	if stopped := l.stop(); stopped != nil || err != nil && !first.down.Load() {
+		t.Fatalf("%s: %v %v", c, err, stopped)
+	}
+	if !first.down.Load() {
 		return false, nil
 	}
-	l = beginFulfilLife(t, disk, &line{g: g, fresh: fresh, n: &attempts}, func(s *millrace.Store) *millrace.Store { return s })
+	l = w.live(t, &line{g: g, fresh: c.fresh, n: &attempts}, nil)
 	defer func() {
 		if err := l.stop(); err != nil {
 			t.Error(err)

@@ -9,7 +9,7 @@ import (
 )
 
 // Driver is a driver that calls Cut right before or right after its n-th write, of facts or of views. Cut takes a copy of the
-// disk as a power cut would leave it, and the work goes on.
+// disk as a power cut would leave it, and the work goes on; or it takes away what this process would go on with.
 type Driver struct {
 	millrace.Driver
 	N     int // from 1
@@ -18,6 +18,13 @@ type Driver struct {
 
 	mu     sync.Mutex
 	writes int
+}
+
+// Next has the next write be the one.
+func (d *Driver) Next() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.N = d.writes + 1
 }
 
 func (d *Driver) write(do func() error) error {
@@ -48,3 +55,18 @@ func (d *Driver) Append(b *millrace.Batch, done func(error)) {
 		return <-ended
 	}))
 }
+
+// Shared is [Driver] for a backend that several processes share. What a cut leaves of the process is the test's matter: the backend lives on.
+type Shared struct {
+	millrace.Shared
+	// At chooses the write. It writes to the same backend.
+	At *Driver
+}
+
+// CommitViews implements millrace.Driver.
+func (s *Shared) CommitViews(ctx context.Context, batches []millrace.ViewBatch) error {
+	return s.At.CommitViews(ctx, batches)
+}
+
+// Append implements millrace.Driver.
+func (s *Shared) Append(b *millrace.Batch, done func(error)) { s.At.Append(b, done) }

@@ -16,7 +16,8 @@ type domainVerdict struct {
 	Unsettled int `json:"unsettled"`
 }
 
-// checkDomain recomputes stock and money from events, and reports where they do not add up.
+// checkDomain recomputes stock and money from events, and reports where they do not add up. It reads every position of the log, each
+// partition's in their order, and what can be said of a stream alone must hold at each of them.
 func (v *verdict) checkDomain(ctx context.Context, store *millrace.Store) error {
 	registry, err := millrace.NewRegistry(domains()...)
 	if err != nil {
@@ -27,12 +28,17 @@ func (v *verdict) checkDomain(ctx context.Context, store *millrace.Store) error 
 		return err
 	}
 	var audit order.Audit
+	read := make([]uint64, store.Partitions()) // the position up to which each partition was read
 	for events, err := range store.Feed(ctx, millrace.FeedOptions{}) {
 		if err != nil {
 			return err
 		}
 		for i := range events {
 			e := &events[i]
+			if e.Position != read[e.Partition]+1 {
+				v.report(fmt.Sprintf("domain: in partition %d position %d was read after %d", e.Partition, e.Position, read[e.Partition]))
+			}
+			read[e.Partition] = e.Position
 			switch e.Stream.Category() {
 			case order.CategoryOrder, order.CategoryStock, order.CategoryReturn:
 			default:

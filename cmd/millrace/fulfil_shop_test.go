@@ -55,21 +55,23 @@ type tap struct {
 
 	mu     sync.Mutex
 	n      int
+	from   string // who must ask
 	kind   pay.Kind
 	left   int // requests of the kind until then
 	at     moment
 	strike func()
 }
 
-// arm has strike be called at the n-th request of a kind from now.
-func (p *tap) arm(kind pay.Kind, n int, at moment, strike func()) {
+// arm has strike be called at the n-th request of a kind from now that comes from somebody (see [tap.of]), or from anybody where
+// from is empty.
+func (p *tap) arm(from string, kind pay.Kind, n int, at moment, strike func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.kind, p.left, p.at, p.strike = kind, n, at, strike
+	p.from, p.kind, p.left, p.at, p.strike = from, kind, n, at, strike
 }
 
 // due takes the strike out that is due at a request.
-func (p *tap) due(r *http.Request) (at moment, strike func()) {
+func (p *tap) due(from string, r *http.Request) (at moment, strike func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	kind := pay.Authorise
@@ -77,7 +79,7 @@ func (p *tap) due(r *http.Request) (at moment, strike func()) {
 		_, verb, _ := strings.Cut(path, "/")
 		kind = pay.Kind(verb)
 	}
-	if p.strike == nil || kind != p.kind {
+	if p.strike == nil || kind != p.kind || p.from != "" && p.from != from {
 		return 0, nil
 	}
 	if p.left--; p.left > 0 {
@@ -87,8 +89,13 @@ func (p *tap) due(r *http.Request) (at moment, strike func()) {
 	return p.at, strike
 }
 
-func (p *tap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	at, strike := p.due(r)
+// of is the gateway as one server sees it, which is told from the others by a name.
+func (p *tap) of(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.hear(name, w, r) })
+}
+
+func (p *tap) hear(from string, w http.ResponseWriter, r *http.Request) {
+	at, strike := p.due(from, r)
 	switch {
 	case strike == nil:
 		p.serve(w, r)
@@ -231,9 +238,7 @@ func newShop(t *testing.T, seed uint64, orders int, faults gateway.Faults) *shop
 		t.Fatal(err)
 	}
 	s := &shopWorld{gateway: g, tap: &tap{gateway: g}, doors: newDoors(), received: map[string]int64{}, heard: func() {}}
-	web := httptest.NewServer(s.tap)
-	t.Cleanup(func() { g.Close(); web.Close() })
-	s.url = web.URL
+	s.url = s.urlOf(t, "")
 	for i := range orders {
 		r := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // reproducible on purpose
 		b := &buyer{id: fmt.Sprintf("o%d", i), rng: r}
@@ -255,6 +260,14 @@ func newShop(t *testing.T, seed uint64, orders int, faults gateway.Faults) *shop
 		s.buyers = append(s.buyers, b)
 	}
 	return s
+}
+
+// urlOf is an address of the gateway for one server, which is told from the others by a name.
+func (s *shopWorld) urlOf(t *testing.T, name string) string {
+	t.Helper()
+	web := httptest.NewServer(s.tap.of(name))
+	t.Cleanup(func() { s.gateway.Close(); web.Close() }) // the gateway first: it lets go of whom it keeps waiting
+	return web.URL
 }
 
 func (s *shopWorld) fault(format string, args ...any) {

@@ -61,7 +61,7 @@ soak: ## run the tests named TestSoak... for SOAKTIME each (10m)
 	MILLRACE_SOAK=$(SOAKTIME) go test -count=1 -timeout=0 -p=1 -v -run='^TestSoak' $(PKG)
 
 cluster: ## run the tests of several nodes on PostgreSQL in their long form
-	MILLRACE_CLUSTER=1 go test -count=1 -timeout=30m -v -run='^TestCluster' ./cmd/millrace
+	MILLRACE_CLUSTER=1 go test -count=1 -timeout=90m -v -run='^TestCluster' ./cmd/millrace
 
 bench: ## run the benchmarks that match BENCH (.) in PKG (./...)
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -p=1 $(PKG)

@@ -18,11 +18,18 @@ import (
 
 // TestClusterImportsRealOrders imports six months of a real shop through three nodes in turn.
 func TestClusterImportsRealOrders(t *testing.T) {
-	name, want := realFile(t)
-	if os.Getenv("MILLRACE_CLUSTER") == "" {
-		t.Skip("NOT RUN: three nodes take minutes for the real data set; make cluster runs it")
-	}
+	name, want := clusterRealFile(t)
 	sharedImport(t, name, &want)
+}
+
+// clusterRealFile is realFile where several nodes are to import it: only the long form does so.
+func clusterRealFile(t *testing.T) (name string, want retailtest.Expected) {
+	t.Helper()
+	name, want = realFile(t)
+	if os.Getenv("MILLRACE_CLUSTER") == "" {
+		t.Skip("NOT RUN: several nodes take minutes for the real data set; make cluster runs it")
+	}
+	return name, want
 }
 
 // TestClusterImports imports a file of the same shape, with everything that is odd in the real one and some damage.

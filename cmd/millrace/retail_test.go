@@ -112,6 +112,18 @@ func (i imported) is(t *testing.T, want *retailtest.Expected) {
 	}
 }
 
+// isAgain wants the account of an import of which some answers were lost: what was asked for again was there.
+func (i imported) isAgain(t *testing.T, want *retailtest.Expected) {
+	t.Helper()
+	all := want.Orders + want.Returns + want.Refused + want.DeadLetters
+	if i.Invoices != want.Invoices || i.Lines != want.Rows || i.Orders+i.Returns+i.Refused+i.DeadLetters+i.Replayed != all ||
+		i.Orders > want.Orders || i.Returns > want.Returns || i.Refused > want.Refused || i.DeadLetters > want.DeadLetters {
+		t.Errorf("the import says %+v of %+v", i, imported{
+			Invoices: want.Invoices, Orders: want.Orders, Returns: want.Returns, Refused: want.Refused, DeadLetters: want.DeadLetters, Lines: want.Rows,
+		})
+	}
+}
+
 // importsExactly imports a file twice and compares everything that can be read back with what must come of it.
 func importsExactly(t *testing.T, name string, want *retailtest.Expected) {
 	data := t.TempDir()

@@ -52,24 +52,29 @@ func (f *fleet) start(name string, n int) {
 // settled waits until so many nodes own as much as each other.
 func (f *fleet) settled(s *server, n int) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), clusterPatience)
-	defer cancel()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
+	f.until("the nodes share", clusterPatience, func() bool {
 		var o httpapi.Ownership
 		s.get(f.t, "/v1/nodes").into(f.t, &o)
 		least := o.Partitions
 		for _, one := range o.Items {
 			least = min(least, len(one.Partitions))
 		}
-		if len(o.Items) == n && len(o.Unowned) == 0 && least >= o.Partitions/n {
-			return
-		}
+		return len(o.Items) == n && len(o.Unowned) == 0 && least >= o.Partitions/n
+	})
+}
+
+// until looks again and again until something holds.
+func (f *fleet) until(what string, patience time.Duration, ok func() bool) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
+	defer cancel()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for !ok() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			f.t.Fatalf("the nodes do not share: %+v", o)
+			f.t.Fatal("in vain: ", what)
 		}
 	}
 }

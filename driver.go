@@ -49,6 +49,9 @@ type Inquiry struct {
 	ID string // of the command
 	// Stream is the command's, where its newest version is wanted too; empty for none.
 	Stream Stream
+	// Decided says that only a decision is wanted: a command that is kept and not decided may be answered for as one that nobody
+	// knows, which on a shared store spares a query each time that somebody who waits looks again.
+	Decided bool
 }
 
 // Finding answers an [Inquiry]. Err is as of [Driver].Lookup: for a new command, ErrNotFound. Version is 0 where none was asked

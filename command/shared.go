@@ -6,16 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/millrace-io/millrace"
 )
 
 // watchEvery is how often the outcomes of commands are asked for that another node decides and somebody here waits for.
 const watchEvery = 20 * time.Millisecond
-
-// watchers is how many of them are asked for at a time; a store answers those who ask together by one query.
-const watchers = 64
 
 // Serve decides the commands of a partition that this node owns, on a shared store, until ctx ends, or with an error
 // where the store refuses: [millrace.ErrFenced] where the partition has another owner by now. What it had in its hands
@@ -164,7 +159,7 @@ func (s *partition) retire() {
 	}
 }
 
-// watch asks for the outcomes that other nodes decide.
+// watch asks for the outcomes that other nodes decide: for all of them together, as each question is a round trip.
 func (p *Processor) watch(ctx context.Context) error {
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
@@ -174,22 +169,18 @@ func (p *Processor) watch(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(watchers)
-		for _, it := range p.flight.elsewhere() {
-			g.Go(func() error {
-				o, err := p.store.Lookup(gctx, it.cmd.ID)
-				if err != nil {
-					return nil //nolint:nilerr // the store is away; the next round asks again
-				}
-				if o.Done() {
-					p.flight.leave(it)
-					it.doneIs(&o)
-				}
-				return nil
-			})
+		its := p.flight.elsewhere()
+		qs := make([]millrace.Inquiry, len(its))
+		for i, it := range its {
+			qs[i] = millrace.Inquiry{ID: it.cmd.ID, Decided: true}
 		}
-		_ = g.Wait() // none of them returns an error
+		for i, f := range p.store.Lookups(ctx, qs) {
+			// Where the store is away the next round asks again.
+			if f.Err == nil && f.Outcome.Done() {
+				p.flight.leave(its[i])
+				its[i].doneIs(&f.Outcome)
+			}
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package deadletter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -141,15 +140,14 @@ func (w *jobs) look(stream millrace.Stream) {
 
 // runJob does pages of a job until it does not run any more, or ctx ends.
 func (s *Service) runJob(ctx context.Context, id string) {
-	r := &runner{s: s, pace: pace{now: s.o.Now}}
+	p := &pace{now: s.o.Now}
 	for wait := firstRetry; ctx.Err() == nil; {
 		j, err := s.Job(ctx, id)
 		if err == nil {
 			if j.Status != letter.JobRunning {
 				return
 			}
-			r.job = j
-			err = r.page(ctx)
+			err = newRunner(s, j, p).run(ctx)
 		}
 		if err == nil {
 			wait = firstRetry
@@ -198,6 +196,20 @@ func (p *pace) wait(ctx context.Context, rate int) error {
 	return ctx.Err()
 }
 
+// spare waits until the rate is not used up by those who wait for their turns.
+func (p *pace) spare(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		begin := p.next.Add(-spareLead)
+		now := p.now()
+		p.mu.Unlock()
+		if !begin.After(now) || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		pause(ctx, begin.Sub(now))
+	}
+}
+
 // accept sends a command until it is accepted or never will be, and waits for its outcome.
 func (s *Service) accept(ctx context.Context, id string, stream millrace.Stream, correlation string, body any) (millrace.Outcome, error) {
 	name, data, err := s.registry.EncodeCommand(body)
@@ -219,22 +231,3 @@ func (s *Service) accept(ctx context.Context, id string, stream millrace.Stream,
 		}
 	}
 }
-
-// ended waits for the outcome of the command by which a dead letter was sent again.
-func (s *Service) ended(ctx context.Context, id string) (millrace.Outcome, error) {
-	for wait := time.Millisecond; ; wait = min(2*wait, lastLook) {
-		o, err := s.store.Lookup(ctx, id)
-		if err == nil && o.Done() {
-			return o, nil
-		}
-		if err != nil && !errors.Is(err, millrace.ErrNotFound) { // it is still to be sent
-			return o, err
-		}
-		if pause(ctx, wait); ctx.Err() != nil {
-			return o, fmt.Errorf("wait for what was sent again: %w", ctx.Err())
-		}
-	}
-}
-
-// lastLook bounds the pauses between looks at an outcome.
-const lastLook = 100 * time.Millisecond

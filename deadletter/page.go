@@ -4,115 +4,72 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/letter"
 )
 
-const (
-	// pageTime is about how long a page takes at the job's rate: so late it is noticed that the job is to stand still, and so
-	// old is the progress that is shown.
-	pageTime = 2 * time.Second
-	// maxRead bounds the dead letters that a page looks at, where few of them fit the filter.
-	maxRead = 10_000
-)
-
-// runner does the pages of a job.
-type runner struct {
-	s    *Service
-	job  *letter.Job
-	pace pace
-}
+// maxRead bounds the dead letters that a page looks at, where few of them fit the filter.
+const maxRead = 10_000
 
 // due is a dead letter of a page. Bodies are not held: each is read when it is sent.
 type due struct {
 	ref         letter.Ref
 	correlation string
+	sent        bool // this job has sent it before
+	// status is what the read model says, which may be behind: what it says is over is over.
+	status letter.Status
 }
 
-// page redrives the next dead letters and records what came of it. It reads stream by stream: those of one are sent one after
-// the other, in the order of acceptance; those of several at once.
-func (r *runner) page(ctx context.Context) error {
-	j := r.job
-	record := &letter.RecordRedrivePage{Page: j.Page + 1, Next: j.Next}
-	groups, err := r.read(ctx, record)
-	if err != nil {
-		return err
-	}
-	var mu sync.Mutex
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(r.s.o.AtOnce)
-	for n, of := range groups {
-		g.Go(func() error {
-			counts, held, err := r.stream(gctx, of, n == 0 && of[0].ref.Stream == j.Held)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			record.Counts = record.Counts.Plus(counts)
-			if held && n == len(groups)-1 {
-				record.Held = of[0].ref.Stream
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if len(groups) == 0 {
-		record.Held = j.Held
-	}
-	_, err = r.s.accept(ctx, letter.JobPageID(j.ID, record.Page), letter.JobStream(j.ID), "", record)
-	if errors.Is(err, millrace.ErrKeyReused) {
-		return nil // somebody else has done the page too, and counted it
-	}
-	return err
-}
-
-// read reads the dead letters of the next page, those of each stream together, and notes where it ends.
-func (r *runner) read(ctx context.Context, record *letter.RecordRedrivePage) ([][]due, error) {
-	var groups [][]due
-	o := byStream(&r.job.Filter)
-	q := millrace.Query{
-		Collection: millrace.DeadLetterCollection, Index: o.Index, Partition: -1, Prefix: o.Prefix, After: r.job.Next.Place(),
-	}
+// read reads the dead letters of the page behind another one, those of each stream together, and notes where it ends.
+func (r *runner) read(ctx context.Context, before *page) (*page, error) {
+	p := &page{record: &letter.RecordRedrivePage{Page: before.record.Page + 1, Next: before.record.Next}, recorded: make(chan struct{})}
 	n, looked := 0, 0
 	most := min(r.s.o.Page, max(1, r.job.Rate*int(pageTime/time.Second)))
-	for d, err := range r.s.store.Documents(ctx, q) {
+	o := byStream(&r.job.Filter)
+	for it, err := range r.s.scan(ctx, o, before.record.Next.Place()) {
 		if err != nil {
 			return nil, err
 		}
 		if n == most || looked == maxRead {
-			return groups, nil
+			return p, r.known(ctx, p)
 		}
 		looked++
-		place := d.Place(o.Index)
-		record.Next = letter.PlaceOf(&place)
-		if letter.Resent(d.ID) {
-			continue
-		}
-		l, err := millrace.DeadLetterTable.Decode(d.Data)
-		if err != nil {
-			return nil, fmt.Errorf("dead letter %s: %w", d.ID, err)
-		}
-		// What becomes a dead letter meanwhile is another job's.
-		if !r.job.Filter.Fits(l) || l.AcceptedAt.After(r.job.StartedAt) {
+		p.record.Next = letter.PlaceOf(&it.Place)
+		l := it.Letter
+		// What is one more failure has its letter elsewhere, and what becomes a dead letter meanwhile is another job's.
+		if letter.Resent(l.CommandID) || !r.job.Filter.Fits(l) || l.AcceptedAt.After(r.job.StartedAt) {
 			continue
 		}
 		n++
-		if k := len(groups) - 1; k >= 0 && groups[k][0].ref.Stream == l.Stream && r.s.orderly {
-			groups[k] = append(groups[k], due{letter.RefOf(l), l.CorrelationID})
+		d := due{ref: letter.RefOf(l), correlation: l.CorrelationID, status: it.Status()}
+		if k := len(p.groups) - 1; k >= 0 && p.groups[k][0].ref.Stream == l.Stream && r.s.orderly {
+			p.groups[k] = append(p.groups[k], d)
 		} else {
-			groups = append(groups, []due{{letter.RefOf(l), l.CorrelationID}})
+			p.groups = append(p.groups, []due{d})
 		}
 	}
-	record.Done = true
-	return groups, nil
+	p.record.Done = true
+	return p, r.known(ctx, p)
+}
+
+// known finds out which of a page's letters the job has sent before a crash: whatever became of them counts as the page's.
+func (r *runner) known(ctx context.Context, p *page) error {
+	var qs []millrace.Inquiry
+	var of []*due
+	for _, group := range p.groups {
+		for k := range group {
+			of = append(of, &group[k])
+			qs = append(qs, millrace.Inquiry{ID: letter.JobRedriveID(r.job.ID, group[k].ref.CommandID)})
+		}
+	}
+	for i, f := range r.s.store.Lookups(ctx, qs) {
+		if of[i].sent = f.Err == nil; f.Err != nil && !errors.Is(f.Err, millrace.ErrNotFound) {
+			return f.Err
+		}
+	}
+	return nil
 }
 
 // stream redrives dead letters of one stream, one after the other. Where one dies again, those behind it are held: they are
@@ -136,6 +93,9 @@ func (r *runner) stream(ctx context.Context, of []due, held bool) (letter.Counts
 			counts.Held++
 		case wasSkipped:
 			counts.Skipped++
+		case diedElsewhere:
+			counts.Skipped++
+			held = r.s.orderly
 		}
 	}
 	return counts, held, nil
@@ -150,17 +110,18 @@ const (
 	sentDead
 	wasHeld
 	wasSkipped
+	diedElsewhere // somebody else has sent it, and it died again: it is skipped, and open
 )
 
 // one redrives a dead letter and waits for what becomes of it. Where the job had done so before a crash, its answer is the same.
 func (r *runner) one(ctx context.Context, d due, held bool) (fate, error) {
-	id, stream := letter.JobRedriveID(r.job.ID, d.ref.CommandID), letter.Stream(d.ref.CommandID)
-	o, err := r.s.store.Lookup(ctx, id)
-	switch {
-	case err == nil && o.Done():
-	case err == nil || errors.Is(err, millrace.ErrNotFound):
-		// One that is kept and not decided yet is sent: it cannot be taken back.
-		if err != nil {
+	stream := letter.Stream(d.ref.CommandID)
+	// One that is kept and not decided yet is sent: it cannot be taken back.
+	if !d.sent {
+		switch {
+		case d.status == letter.Redriven || d.status == letter.Discarded:
+			return wasSkipped, nil
+		case held || d.status == letter.Redriving:
 			open, err := r.open(ctx, stream)
 			switch {
 			case err != nil:
@@ -171,24 +132,23 @@ func (r *runner) one(ctx context.Context, d due, held bool) (fate, error) {
 				return wasHeld, nil
 			}
 		}
-		if err := r.pace.wait(ctx, r.job.Rate); err != nil {
-			return 0, err
-		}
-		o, err = r.s.accept(ctx, id, stream, d.correlation, &letter.RedriveDeadLetter{Letter: d.ref, By: r.job.By, Why: r.job.Why, Job: r.job.ID})
-		if err != nil {
-			return 0, err
-		}
-	default:
+	}
+	o, err := r.send(ctx, d, stream)
+	if err != nil {
 		return 0, err
 	}
-	if o.Status != millrace.StatusDecided {
-		return wasSkipped, nil // somebody was quicker
+	if o.Status != millrace.StatusDecided { // somebody was quicker
+		open, err := r.open(ctx, stream)
+		if open {
+			return diedElsewhere, err
+		}
+		return wasSkipped, err
 	}
 	attempt, err := r.attempt(ctx, stream, o.Version)
 	if err != nil {
 		return 0, err
 	}
-	o, err = r.s.ended(ctx, letter.SentID(stream, attempt))
+	o, err = r.sent.wait(ctx, letter.SentID(stream, attempt))
 	switch {
 	case err != nil:
 		return 0, err
@@ -199,6 +159,23 @@ func (r *runner) one(ctx context.Context, d due, held bool) (fate, error) {
 	}
 	return sentDecided, nil
 }
+
+// send has a dead letter be sent again, when it is its turn, and waits until that is decided.
+func (r *runner) send(ctx context.Context, d due, stream millrace.Stream) (millrace.Outcome, error) {
+	id := letter.JobRedriveID(r.job.ID, d.ref.CommandID)
+	if d.sent {
+		if o, err := r.s.store.Lookup(ctx, id); err != nil || o.Done() {
+			return o, err
+		}
+	}
+	if err := r.pace.wait(ctx, r.job.Rate); err != nil {
+		return millrace.Outcome{}, err
+	}
+	return r.s.accept(ctx, id, stream, d.correlation, &letter.RedriveDeadLetter{Letter: d.ref, By: r.job.By, Why: r.job.Why, Job: r.job.ID})
+}
+
+// lastLook bounds the pauses between looks at a letter that somebody else has sent.
+const lastLook = 100 * time.Millisecond
 
 // open says whether a dead letter is open. One that somebody has sent again is awaited: what comes behind it must not come
 // before.
@@ -216,6 +193,9 @@ func (r *runner) open(ctx context.Context, stream millrace.Stream) (bool, error)
 
 // attempt is the number of the attempt that an event of a dead letter's stream has begun.
 func (r *runner) attempt(ctx context.Context, stream millrace.Stream, version uint64) (int, error) {
+	if version == 1 {
+		return 1, nil // it is what the stream begins with
+	}
 	for e, err := range r.s.store.Events(ctx, stream, version) {
 		if err != nil {
 			return 0, err

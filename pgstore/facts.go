@@ -71,6 +71,57 @@ func (d *Driver) Command(ctx context.Context, id string) (millrace.Command, erro
 	return *a.Command, nil
 }
 
+// commandBytes bounds what one query brings of many commands, but for the first one, which may be larger.
+const commandBytes = 2 << 20
+
+// Commands yields the accepted commands of some ids, in their order; ids that nobody has are left out. It is a few round trips for
+// all, and what is read ahead of the caller is bounded. Errors: [millrace.ErrCorrupt], and those of every read.
+func (d *Driver) Commands(ctx context.Context, ids []string) iter.Seq2[millrace.Command, error] {
+	return func(yield func(millrace.Command, error) bool) {
+		if err := d.reads.Enter(); err != nil {
+			yield(millrace.Command{}, err)
+			return
+		}
+		defer d.reads.Leave()
+		for len(ids) > 0 {
+			l := look{ids: ids[:min(len(ids), maxLookups)]}
+			ids = ids[len(l.ids):]
+			if err := d.lookUp(ctx, &l); err != nil {
+				yield(millrace.Command{}, readError(ctx, err))
+				return
+			}
+			for rest := l.inOrder(); len(rest.known) > 0; {
+				page, n, err := d.someCommands(ctx, &rest)
+				for i := range page {
+					if !yield(*page[i].Command, nil) {
+						return
+					}
+				}
+				if err != nil {
+					yield(millrace.Command{}, readError(ctx, err))
+					return
+				}
+				rest.known, rest.in, rest.ordinals = rest.known[n:], rest.in[n:], rest.ordinals[n:]
+			}
+		}
+	}
+}
+
+// someCommands reads the first of some commands, and says how many of the ids that was about.
+func (d *Driver) someCommands(ctx context.Context, l *look) (page []millrace.AcceptedCommand, n int, err error) {
+	err = d.query(ctx, d.sql.commands, []any{l.in, l.known, l.ordinals, commandBytes}, func(rows pgx.Rows) error {
+		a, err := scanCommand(rows, &n)
+		if err == nil {
+			page = append(page, a)
+		}
+		return err
+	})
+	if len(page) == 0 {
+		n = len(l.known) // their ids were claimed and nothing kept
+	}
+	return page, n, err
+}
+
 // Pending implements millrace.Driver. Each page is a snapshot of its own, later than the one before, and a command that
 // commits late belongs into a page that was read already. One that was sent after that one was acknowledged must not be
 // seen before it: so the pages behind the first end with what had been accepted when the first was asked for. Whatever

@@ -324,6 +324,7 @@ func TestCommandsInEitherPlace(t *testing.T) {
 	if diff := cmp.Diff([]millrace.AcceptedCommand{accepted(kept[3])}, pending); err != nil || diff != "" {
 		t.Errorf("%v, waiting -, pending +:\n%s", err, diff)
 	}
+	foundTogether(t, s, kept[2], fresh[0], kept[3], fresh[2], kept[0])
 	verify(t, s)
 
 	// An outcome whose command is gone is no shorter log.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -239,7 +240,8 @@ func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) er
 		}
 	}
 	// Commands first: one that is decided in between is then found by both, and the outcome counts.
-	err := d.query(ctx, d.sql.commandsOf, []any{partitions, known}, func(rows pgx.Rows) error {
+	kept, in := undecided(&l, byID)
+	err := d.queryAny(ctx, len(kept), d.sql.commandsOf, []any{in, kept}, func(rows pgx.Rows) error {
 		o := millrace.Outcome{Status: millrace.StatusAccepted}
 		var at int64
 		var fp []byte
@@ -263,6 +265,24 @@ func (d *Driver) findOutcomes(ctx context.Context, batch []*question[lookup]) er
 	})
 }
 
+// undecided are those of the known commands that somebody wants to know of before they are decided.
+func undecided(l *look, byID map[string][]*question[lookup]) (ids []string, partitions []int32) {
+	for k, id := range l.known {
+		if slices.ContainsFunc(byID[id], func(q *question[lookup]) bool { return !q.q.Decided }) {
+			ids, partitions = append(ids, id), append(partitions, l.in[k])
+		}
+	}
+	return ids, partitions
+}
+
+// queryAny is query, where there is anything to ask for.
+func (d *Driver) queryAny(ctx context.Context, n int, sql string, args []any, each func(pgx.Rows) error) error {
+	if n == 0 {
+		return nil
+	}
+	return d.query(ctx, sql, args, each)
+}
+
 // look is one call of the function look.
 type look struct {
 	ids        []string
@@ -277,6 +297,20 @@ type look struct {
 
 func (l *look) stream(partition int, s millrace.Stream, version *uint64) {
 	l.partitions, l.streams, l.versions = append(l.partitions, partition), append(l.streams, string(s)), append(l.versions, version)
+}
+
+// inOrder gives what is known in the order in which it was asked for.
+func (l *look) inOrder() (out look) {
+	at := make(map[string]int, len(l.known))
+	for k, id := range l.known {
+		at[id] = k
+	}
+	for _, id := range l.ids {
+		if k, ok := at[id]; ok {
+			out.known, out.in, out.ordinals = append(out.known, id), append(out.in, l.in[k]), append(out.ordinals, l.ordinals[k])
+		}
+	}
+	return out
 }
 
 func (d *Driver) lookUp(ctx context.Context, l *look) error {

@@ -16,7 +16,7 @@ type statements struct {
 	keep, decide, claim, commitViews       string
 	chainAt, chainsAt                      string
 	look, keysOf, outcomesOf, commandsOf   string
-	command, version                       string
+	command, commands, version             string
 	events, pending, pendingOf, feed       string
 	document, checkpoints                  string
 	tokens, dropViews, post, notify        string
@@ -61,6 +61,17 @@ func newStatements(schema string) statements {
 		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2
 			union all
 			select ` + freshColumns + ` from S.outcomes o where o.partition = $1 and o.ordinal = $3 and o.type is not null`),
+		// The first of some commands, in their order: up to a size, but for the first one.
+		commands: sql(`select n, id, stream, type, time_ns, expected, correlation_id, causation_id, source, data, fingerprint
+			from (
+				select c.*, u.n, sum(octet_length(c.data)) over (order by u.n rows between unbounded preceding and 1 preceding) as before
+				from unnest($1::integer[], $2::text[], $3::bigint[]) with ordinality u(partition, id, ordinal, n)
+				cross join lateral (
+					select ` + commandColumns + ` from S.commands c where c.partition = u.partition and c.id = u.id
+					union all
+					select ` + freshColumns + ` from S.outcomes o where o.partition = u.partition and o.ordinal = u.ordinal and o.type is not null
+				) c
+			) c where coalesce(before, 0) < $4 order by n`),
 		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),

@@ -70,6 +70,10 @@ const (
 	lastRetry  = 2 * time.Second
 )
 
+// lingers are the pauses before looks at what became of the commands that a commit has sent, on a shared store: the partitions'
+// loops of this node decide within the first one, those of others, which hear of them within 20 ms, within both.
+var lingers = [...]time.Duration{15 * time.Millisecond, 30 * time.Millisecond}
+
 // Manager runs the instances of one process.
 type Manager struct {
 	o        Options

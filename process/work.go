@@ -199,6 +199,10 @@ func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error
 		if err != nil {
 			return err
 		}
+		known, err := w.known(ctx, sent, receipts)
+		if err != nil {
+			return err
+		}
 		for n, s := range sent {
 			i := w.at[s.stream]
 			switch r := receipts[n]; {
@@ -209,10 +213,10 @@ func (w *work) Settle(ctx context.Context, views func(int) millrace.Views) error
 			case i.doc.Failed != "":
 			case round == maxRounds:
 				i.stop(fmt.Errorf("it sent commands in %d rounds and did not come to rest", maxRounds))
+			case known[n] == nil:
+				w.sent = append(w.sent, awaited{s.stream, s.step, r.Receipt})
 			default:
-				if o, err := r.Receipt.Wait(already); err != nil {
-					w.sent = append(w.sent, awaited{s.stream, s.step, r.Receipt})
-				} else if err := i.outcome(s.step, &o); err != nil {
+				if err := i.outcome(s.step, known[n]); err != nil {
 					i.stop(err)
 				}
 			}
@@ -239,42 +243,43 @@ func (w *work) stop(s *sending, err error) {
 	}
 }
 
-// complete reads what the commands of dead letters are that are sent again, as many as may be in memory at a time; rest are
-// the others. One that is no dead letter is left out, and its instance stops.
-func (w *work) complete(ctx context.Context, queue []sending) (out, rest []sending, err error) {
-	out = make([]sending, 0, len(queue))
-	size := 0
-	for n, s := range queue {
-		if size >= maxResent {
-			return out, queue[n:], nil
-		}
-		if s.of != "" {
-			switch c, err := w.deadLetter(ctx, s.of); {
-			case errors.Is(err, millrace.ErrNotFound) || errors.Is(err, millrace.ErrInvalid):
-				w.stop(&s, err)
+// known are the outcomes, as far as they are known, of commands that were accepted. On a shared store decisions are made some
+// milliseconds later, perhaps by another node: a moment's wait for those of all instances saves each of them a document that is
+// written in between, and a look-up.
+func (w *work) known(ctx context.Context, sent []sending, receipts []millrace.Accepted) ([]*millrace.Outcome, error) {
+	out := make([]*millrace.Outcome, len(sent))
+	if !w.m.store.Shared() {
+		for n := range receipts {
+			if receipts[n].Err != nil {
 				continue
-			case err != nil:
-				return nil, nil, err
-			default:
-				size += len(c.Data)
-				s.command.Type, s.command.Data, s.command.Expected = c.Type, c.Data, c.Expected
+			}
+			if o, err := receipts[n].Receipt.Wait(already); err == nil {
+				out[n] = &o
 			}
 		}
-		out = append(out, s)
+		return out, nil
 	}
-	return out, nil, nil
-}
-
-// deadLetter is the command that became a dead letter.
-func (w *work) deadLetter(ctx context.Context, id string) (millrace.Command, error) {
-	o, err := w.m.store.Lookup(ctx, id)
-	if err != nil {
-		return millrace.Command{}, err
+	for _, wait := range lingers {
+		var qs []millrace.Inquiry
+		var of []int
+		for n := range sent {
+			if out[n] == nil && receipts[n].Err == nil {
+				qs, of = append(qs, millrace.Inquiry{ID: sent[n].command.ID, Decided: true}), append(of, n)
+			}
+		}
+		if len(qs) == 0 {
+			break
+		}
+		if err := pause(ctx, wait); err != nil {
+			return nil, err
+		}
+		for k, f := range w.m.store.Lookups(ctx, qs) {
+			if f.Err == nil && f.Outcome.Done() {
+				out[of[k]] = &f.Outcome
+			}
+		}
 	}
-	if o.Status != millrace.StatusDead {
-		return millrace.Command{}, fmt.Errorf("%w: the command to send again is no dead letter", millrace.ErrInvalid)
-	}
-	return w.m.store.Command(ctx, id)
+	return out, nil
 }
 
 // already is a context for those who want to know what is known.
@@ -312,13 +317,21 @@ func (w *work) accept(ctx context.Context, sent []sending) ([]millrace.Accepted,
 			return nil, why
 		}
 		w.m.o.Logger.Warn("commands of a process are not accepted, trying again", "process", w.m.p.Name, "commands", len(rest), "error", why)
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, ctx.Err()
+		if err := pause(ctx, wait); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// pause waits, or returns ctx's error.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

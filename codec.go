@@ -134,8 +134,7 @@ type Decision struct {
 	Command *Command
 	// Fresh: the command was not kept by an acceptance of its own; the decision's commit keeps both.
 	Fresh bool
-	// Known is set by a [Shared] backend before it calls done: the store had the command before the batch came. It is left
-	// unset where the backend cannot tell, since an earlier attempt of its own may have been written.
+	// Known is set by a [Shared] backend before it calls done: the store had the command already, and not from an earlier attempt.
 	Known       bool
 	Fingerprint Fingerprint
 	Status      Status

@@ -49,8 +49,7 @@ type Inquiry struct {
 	ID string // of the command
 	// Stream is the command's, where its newest version is wanted too; empty for none.
 	Stream Stream
-	// Decided says that only a decision is wanted: a command that is kept and not decided may be answered for as one that nobody
-	// knows, which on a shared store spares a query each time that somebody who waits looks again.
+	// Decided: only a decision is wanted. One that is kept and not decided may be answered for as one that nobody knows.
 	Decided bool
 }
 

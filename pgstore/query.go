@@ -48,16 +48,9 @@ func newStatements(schema string) statements {
 
 		look:   sql(`select n, value, ordinal from S.look($1, $2, $3)`),
 		keysOf: sql(`select partition, coalesce(ordinal, 0) from S.keys where id = any($1::text[])`),
-		outcomesOf: sql(`select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded
-			from unnest($1::integer[], $3::bigint[]) u(partition, ordinal)
-			join S.outcomes o on o.partition = u.partition and o.ordinal = u.ordinal where u.ordinal > 0
-			union all
-			select o.command_id, o.partition, o.status, o.position, o.version, o.events, o.time_ns, o.stream, o.fingerprint, o.encoded
-			from unnest($1::integer[], $2::text[], $3::bigint[]) u(partition, id, ordinal)
-			join S.outcomes o on o.partition = u.partition and o.command_id = u.id and o.type is null where u.ordinal = 0`),
-		commandsOf: sql(`select c.id, c.partition, c.time_ns, c.stream, c.fingerprint
-			from unnest($1::integer[], $2::text[]) u(partition, id)
-			join S.commands c on c.partition = u.partition and c.id = u.id`),
+		outcomesOf: sql(`select command_id, partition, status, position, version, events, time_ns, stream, fingerprint, encoded
+			from S.outcomes_of($1, $2, $3)`),
+		commandsOf: sql(`select id, partition, time_ns, stream, fingerprint from S.commands_of($1, $2)`),
 		command: sql(`select ` + commandColumns + ` from S.commands c where c.partition = $1 and c.id = $2
 			union all
 			select ` + freshColumns + ` from S.outcomes o where o.partition = $1 and o.ordinal = $3 and o.type is not null`),
@@ -75,11 +68,8 @@ func newStatements(schema string) statements {
 		version: sql(`select version from S.events where partition = $1 and stream = $2 order by version desc limit 1`),
 		events: sql(`select position, version, type, data, time_ns, command_id, correlation_id from S.events
 			where partition = $1 and stream = $2 and version >= $3 order by version limit $4`),
-		// now() is when the statement came, which is before it took its snapshot.
-		pending: sql(`select now(), p.accepted_at, p.seq, ` + commandColumns + ` from (
-				select * from S.pending where partition = $1 and (accepted_at, seq, id) > ($2::timestamptz, $3::integer, $4::text)
-				and ($6::timestamptz is null or accepted_at <= $6) order by accepted_at, seq, id limit $5
-			) p join S.commands c on c.partition = p.partition and c.id = p.id order by p.accepted_at, p.seq, p.id`),
+		pending: sql(`select asked, accepted_at, seq, id, stream, type, time_ns, expected, correlation_id, causation_id, source, data, fingerprint
+			from S.undecided($1, $2, $3, $4, $5, $6)`),
 		// The category takes the place of $C: only what stands in the text can be compared with the condition of an index. What
 		// sorts behind the hyphen is the dot. An index by what waits and one by category meet: the planner takes the smaller one.
 		pendingOf: sql(`select p.accepted_at, p.seq, ` + commandColumns + `

@@ -108,21 +108,27 @@ func gatewayOf(t *testing.T, commands millrace.Intake) func(context.Context, *mi
 		if err := jsonx.Unmarshal(c.Request, &r); err != nil {
 			t.Error(err)
 		}
+		say := func(id, typ string, body any) error {
+			data, err := jsonx.Marshal(body)
+			if err != nil {
+				return err
+			}
+			receipt, err := commands.Accept(ctx, millrace.Command{ID: id, Stream: c.Stream, Type: typ, Data: data})
+			if err != nil {
+				return err
+			}
+			_, err = receipt.Wait(ctx)
+			return err
+		}
 		name := r.Payment
 		if r.Kind == payment.Authorise {
 			name = "pay-" + r.OrderID
+			id := millrace.StepID(c.Process, c.Stream, order.RequestStep(c.Name))
+			if err := say(id, "RequestPayment", &order.RequestPayment{Name: c.Name, Amount: r.Amount}); err != nil {
+				return nil, err
+			}
 		}
-		body, err := jsonx.Marshal(&order.RecordPayment{Name: c.Name, Kind: r.Kind, Status: payment.Approved, Payment: name, Amount: r.Amount})
-		if err != nil {
-			return nil, err
-		}
-		receipt, err := commands.Accept(ctx, millrace.Command{ID: c.ID, Stream: c.Stream, Type: "RecordPayment", Data: body})
-		if err != nil {
-			return nil, err
-		}
-		if _, err := receipt.Wait(ctx); err != nil {
-			return nil, err
-		}
-		return []byte(`{}`), nil
+		answer := &order.RecordPayment{Name: c.Name, Kind: r.Kind, Status: payment.Approved, Payment: name, Amount: r.Amount}
+		return []byte(`{}`), say(c.ID, "RecordPayment", answer)
 	}
 }

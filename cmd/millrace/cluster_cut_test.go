@@ -49,7 +49,7 @@ func (d *onDatabase) cut() {
 	d.proxy.Cut()
 }
 
-func (d *onDatabase) live(t *testing.T, g pay.Gateway, plug *powercut.Driver) *fulfilLife {
+func (d *onDatabase) live(t *testing.T, b beginning) *fulfilLife {
 	t.Helper()
 	dsn := d.proxy.DSN("postgres")
 	if d.dead {
@@ -77,9 +77,9 @@ func (d *onDatabase) live(t *testing.T, g pay.Gateway, plug *powercut.Driver) *f
 		t.Fatal(err)
 	}
 	cl.driver = store.Driver().(*pgstore.Driver) //nolint:forcetypeassert // it has just been opened
-	if plug != nil {
-		plug.Driver = cl.driver
-		store = millrace.NewStore(&powercut.Shared{Shared: cl.driver, At: plug})
+	if b.plug != nil {
+		b.plug.Driver = cl.driver
+		store = millrace.NewStore(&powercut.Shared{Shared: cl.driver, At: b.plug})
 	}
 	cl.leases = lease.New(cl.driver, lease.Options{
 		Node: cl.driver.Node(), Partitions: store.Partitions(), Every: cutEvery,
@@ -89,14 +89,14 @@ func (d *onDatabase) live(t *testing.T, g pay.Gateway, plug *powercut.Driver) *f
 		},
 	})
 	registry := newRegistry(t)
-	l, c := newFulfilLife(t, store, registry, newProcessor(store, registry, command.Options{}, cl), g)
-	deciding := running(t.Context(), cl.decide)
+	l, c := newFulfilLife(t, store, registry, newProcessor(store, registry, command.Options{}, cl), b.gateway, b.without)
+	deciding := l.decides(t, b, cl.decide)
 	following := running(t.Context(), func(ctx context.Context) error {
 		return cl.follow(ctx, cl.leases, func(ctx context.Context, o *feed.Options) error { return feed.New(store, registry, c, o).Run(ctx) }, slog.New(slog.DiscardHandler))
 	})
 	l.stop = func() error {
 		err := errors.Join(following(), deciding(), store.Close())
-		if d.dead && plug != nil {
+		if d.dead && b.plug != nil {
 			return nil // what a dead node says
 		}
 		return err
@@ -114,10 +114,10 @@ func TestFulfilmentOfDyingNodes(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Start(t, pgtest.Options{NoSync: true})
 	for i, c := range []cutting{
-		{said: pay.Authorise}, {said: pay.Capture, after: true}, {said: pay.Authorise, fresh: true},
+		{said: pay.Authorise}, {said: pay.Capture, after: true}, {said: pay.Authorise, without: keys},
 	} {
 		cut, faults := fulfilCutAt(t, newDatabase(t, db, fmt.Sprintf("cut_%d", i)), c)
-		if !cut || (len(faults) > 0) != c.fresh {
+		if !cut || (len(faults) > 0) != (c.without == keys) {
 			t.Errorf("%s: it has happened: %v; %q", c, cut, faults)
 		}
 	}

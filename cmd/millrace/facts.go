@@ -25,12 +25,17 @@ func (n *node) keepFact(ctx context.Context, c *millrace.CallRequest, s millrace
 }
 
 // accept accepts a command by its body.
-func (n *node) accept(ctx context.Context, c millrace.Command) (err error) {
-	if c.Type, c.Data, err = n.registry.EncodeCommand(c.Body); err != nil {
-		return err
-	}
-	_, err = n.processor.Accept(ctx, c)
+func (n *node) accept(ctx context.Context, c millrace.Command) error {
+	_, err := n.offer(ctx, c)
 	return err
+}
+
+// offer accepts a command by its body, and gives its receipt.
+func (n *node) offer(ctx context.Context, c millrace.Command) (r *millrace.Receipt, err error) {
+	if c.Type, c.Data, err = n.registry.EncodeCommand(c.Body); err != nil {
+		return nil, err
+	}
+	return n.processor.Accept(ctx, c)
 }
 
 // calling says that a call of a role is under way for a stream, until done is called. On a store that nodes share it waits

@@ -87,6 +87,8 @@ func (o *serveOptions) gateway() (pay.Gateway, error) {
 type fulfiller struct {
 	n *node
 	f *fulfilment
+	// unsaid is for the test that shows what comes of it where it is no fact that an authorisation is asked for.
+	unsaid bool
 }
 
 // run carries orders through until ctx ends.
@@ -111,7 +113,8 @@ func (t *fulfiller) consumer() (millrace.Consumer, error) {
 
 // call makes a request to the gateway, unless the log has what came of it. What came of it is recorded before the process hears
 // of it: documents can be lost with the newest of them, and the process then makes its calls again; facts are not lost. Where
-// nothing can be recorded the request is made again, under the same key, and has the same answer.
+// nothing can be recorded the request is made again, under the same key, and has the same answer. That an authorisation is asked for is
+// recorded before it is.
 func (t *fulfiller) call(ctx context.Context, c *millrace.CallRequest) ([]byte, error) {
 	done, err := t.n.calling(ctx, roleFeed, c.Stream)
 	if err != nil {
@@ -119,21 +122,16 @@ func (t *fulfiller) call(ctx context.Context, c *millrace.CallRequest) ([]byte, 
 	}
 	defer done()
 	body, err := t.n.fact(ctx, c.ID)
-	if errors.Is(err, millrace.ErrNotFound) {
-		body, err = t.pay(ctx, c)
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		r, ok := body.(*order.RecordPayment)
+		if !ok {
+			return nil, fmt.Errorf("%w: command %s is not what it should be", millrace.ErrCorrupt, c.ID)
+		}
+		return answerOf(r)
+	case !errors.Is(err, millrace.ErrNotFound):
 		return nil, err
 	}
-	r, ok := body.(*order.RecordPayment)
-	if !ok {
-		return nil, fmt.Errorf("%w: command %s is not what it should be", millrace.ErrCorrupt, c.ID)
-	}
-	return jsonx.Marshal(&pay.Result{Status: r.Status, Payment: r.Payment, Code: r.Code})
-}
-
-// pay asks the gateway, and records its answer.
-func (t *fulfiller) pay(ctx context.Context, c *millrace.CallRequest) (any, error) {
 	var r pay.Request
 	if err := jsonx.Unmarshal(c.Request, &r); err != nil {
 		return nil, fmt.Errorf("the request of a call: %w", err)
@@ -141,7 +139,46 @@ func (t *fulfiller) pay(ctx context.Context, c *millrace.CallRequest) (any, erro
 	if t.f.gateway == nil {
 		return nil, errors.New("payments are recorded by hand, and there is no gateway to ask")
 	}
-	res, err := t.f.gateway.Do(ctx, c.ID, &r)
+	if r.Kind == pay.Authorise && !t.unsaid {
+		withdrawn, err := t.request(ctx, c, &r)
+		if err != nil {
+			return nil, err
+		}
+		if withdrawn != "" {
+			return jsonx.Marshal(&pay.Result{Status: pay.Withdrawn, Code: withdrawn})
+		}
+	}
+	return t.pay(ctx, c, &r)
+}
+
+func answerOf(r *order.RecordPayment) ([]byte, error) {
+	return jsonx.Marshal(&pay.Result{Status: r.Status, Payment: r.Payment, Code: r.Code})
+}
+
+// request has it be a fact that an authorisation is asked for, before it is: whoever hears of it has the answer, and undoes it where it is
+// not wanted any more. It says why it is not to be asked for, or nothing.
+func (t *fulfiller) request(ctx context.Context, c *millrace.CallRequest, r *pay.Request) (withdrawn string, err error) {
+	receipt, err := t.n.offer(ctx, millrace.Command{
+		ID: millrace.StepID(c.Process, c.Stream, order.RequestStep(c.Name)), Stream: c.Stream, CorrelationID: c.CorrelationID,
+		Source: "process " + c.Process, Body: &order.RequestPayment{Name: c.Name, Amount: r.Amount},
+	})
+	if err != nil {
+		return "", err
+	}
+	switch out, err := receipt.Wait(ctx); {
+	case err != nil:
+		return "", err
+	case out.Refusal != nil:
+		return out.Refusal.Code, nil
+	case out.Status != millrace.StatusDecided:
+		return pay.CodeDead, nil
+	}
+	return "", nil
+}
+
+// pay asks the gateway, and records its answer.
+func (t *fulfiller) pay(ctx context.Context, c *millrace.CallRequest, r *pay.Request) ([]byte, error) {
+	res, err := t.f.gateway.Do(ctx, c.ID, r)
 	if err != nil {
 		return nil, err
 	}
@@ -151,5 +188,8 @@ func (t *fulfiller) pay(ctx context.Context, c *millrace.CallRequest) (any, erro
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
-	return body, t.n.keepFact(ctx, c, c.Stream, body)
+	if err := t.n.keepFact(ctx, c, c.Stream, body); err != nil {
+		return nil, err
+	}
+	return answerOf(body)
 }

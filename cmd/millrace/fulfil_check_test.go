@@ -20,9 +20,6 @@ import (
 type account struct {
 	// ends counts them, by status and reason.
 	ends map[string]int
-	// lapsed are authorisations that nobody will ever void: an order was cancelled, and the process that had asked for its payment
-	// was killed before it knew the answer. They take no money, and lapse by themselves: see ADR 0027.
-	lapsed int
 	// faults are what does not add up.
 	faults []string
 }
@@ -146,10 +143,7 @@ func (a *account) payments(g *gateway.Gateway, b *buyer, o *order.Order) {
 		case p.Captured.Minor > 0:
 			charges++
 		case p.Voided.Minor != p.Authorised.Minor:
-			if open += p.Authorised.Minor; o.Status == order.StatusCancelled && b.cancelled && (o.Payment == nil || o.Payment.Payment != p.Payment) {
-				a.lapsed++
-				open -= p.Authorised.Minor
-			}
+			open += p.Authorised.Minor
 		}
 	}
 	for i := range l.Operations {
@@ -176,7 +170,7 @@ func verifiesDomain(t *testing.T, where ...string) *domainVerdict {
 	return v.Domain
 }
 
-// agrees wants the events to say of money what the gateway's ledger says; but for what lapses, of which no event knows.
+// agrees wants the events to say of money what the gateway's ledger says.
 func (s *shopWorld) agrees(t *testing.T, a *account, v *domainVerdict) {
 	t.Helper()
 	if v.Unsettled != 0 {
@@ -187,7 +181,7 @@ func (s *shopWorld) agrees(t *testing.T, a *account, v *domainVerdict) {
 		t.Fatalf("%+v %+v", l, v.Totals)
 	}
 	g, m := &l.Currencies[0], v.Totals.Money["EUR"]
-	if g.Captured != m.Captured || g.Refunded != m.Refunded || g.Voided != m.Voided || a.lapsed == 0 && g.Authorised != m.Authorised {
+	if g.Captured != m.Captured || g.Refunded != m.Refunded || g.Voided != m.Voided || g.Authorised != m.Authorised {
 		t.Errorf("the gateway has taken %+v, and the events say %+v", g, m)
 	}
 	if int(v.Totals.Orders) != len(s.buyers) || v.Totals.Reserved != 0 {
@@ -196,8 +190,8 @@ func (s *shopWorld) agrees(t *testing.T, a *account, v *domainVerdict) {
 	for _, f := range a.faults {
 		t.Error(f)
 	}
-	t.Logf("%d orders: %v; %d authorisations lapse; the gateway was asked %+v, %d times again, %d answers were lost",
-		len(s.buyers), a.ends, a.lapsed, l.Requests, l.Repeated, l.Lost)
+	t.Logf("%d orders: %v; the gateway was asked %+v, %d times again, %d answers were lost",
+		len(s.buyers), a.ends, l.Requests, l.Repeated, l.Lost)
 }
 
 // finished says how many customers have been served.

@@ -102,6 +102,7 @@ func TestDoorOfTheServer(t *testing.T) {
 	s := fulfilling(t, order.UntilDelivered)
 	for body, at := range map[string]string{
 		`{"type":"RecordPayment","stream":"order-1","data":{}}`:                                    "/type",
+		`{"type":"RequestPayment","stream":"order-1","data":{}}`:                                   "/type",
 		`{"type":"PauseConsumer","stream":"consumer-orders","data":{}}`:                            "/stream",
 		`{"type":"ReleaseStock","stream":"stock-A","data":{"reservation":"` + reservation1 + `"}}`: "/data/reservation",
 	} {
@@ -275,7 +276,7 @@ func (h *holed) Feed(ctx context.Context, o millrace.FeedOptions) iter.Seq2[[]mi
 // says nothing.
 func TestVerifyDomainReadsEachPosition(t *testing.T) {
 	disk := newDisk()
-	l := disk.live(t, &line{n: new(atomic.Int64)}, nil)
+	l := disk.live(t, beginning{gateway: &line{n: new(atomic.Int64)}})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for i := range 4 {

@@ -77,7 +77,7 @@ func newNode(ctx context.Context, store *millrace.Store, o nodeOptions) (*node, 
 		n.notifier = newNotifier(n, o.notify)
 	}
 	if o.fulfil != nil {
-		n.fulfiller = &fulfiller{n, o.fulfil}
+		n.fulfiller = &fulfiller{n: n, f: o.fulfil}
 	}
 	n.api, err = httpapi.New(httpapi.Config{
 		Store: store, Registry: n.registry, Intake: n.processor,

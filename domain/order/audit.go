@@ -27,12 +27,13 @@ const (
 	BrokenRefund      = "refund"      // refunds of a line add up to its total, and money given back was taken
 	BrokenPaid        = "paid"        // paid once, and for the total
 	BrokenCapture     = "capture"     // captured once, at most what was authorised
-	BrokenAuthorised  = "authorised"  // only what stands is voided, and each has a name of its own
+	BrokenAuthorised  = "authorised"  // only what was asked for is authorised, only what stands is voided, and each has a name of its own
 
 	BrokenCommitted = "committed"     // what left the stock is what was shipped
 	BrokenRestocked = "restocked"     // what came back into the stock is what was returned
 	BrokenHeld      = "held"          // nothing is reserved for an order that has ended
 	BrokenStanding  = "standing"      // no authorisation stands for an order that has ended
+	BrokenPending   = "pending"       // nor is the answer to one unknown
 	BrokenBalance   = "balance"       // captured − refunded is the total less what is to be given back
 	BrokenNoOrder   = "order_unknown" // a reservation is of an order that there is
 )

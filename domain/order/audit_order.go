@@ -18,6 +18,7 @@ type auditOrder struct {
 	parcels   int
 	total     money.Amount
 	due       int64             // to be given back
+	pending   string            // the authorisation that was asked for and has no answer
 	standing  []auditAuthorised // neither captured nor voided
 	captured  int64
 	refunded  int64
@@ -111,7 +112,7 @@ func (a *Audit) addOrder(e *millrace.Recorded) {
 				o.good(l.sku).returned += quantity
 			}
 		})
-	case *OrderPaid, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
+	case *OrderPaid, *OrderPaymentRequested, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
 		a.addPayment(e, o)
 	}
 }
@@ -137,6 +138,8 @@ func (o *auditOrder) allows(event any) bool {
 		return o.status == StatusDelivered
 	case *OrderReturned:
 		return o.status == StatusShipped || o.status == StatusDelivered || o.status == StatusCompleted || o.status == StatusPartlyReturned
+	case *OrderPaymentRequested:
+		return o.status != "" && !o.over()
 	case *OrderPaid, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
 		return o.status != ""
 	}
@@ -210,7 +213,14 @@ func (a *Audit) addPayment(e *millrace.Recorded, o *auditOrder) {
 		o.paid = true
 		o.captured += b.Amount.Minor
 		m.Captured = m.Captured.Add(b.Amount.Decimal())
+	case *OrderPaymentRequested:
+		if o.paid || o.pending != "" || b.Amount != o.total {
+			a.found(BrokenAuthorised, e.Stream, e.Version, "%s of %s is asked for; paid before: %t, without an answer: %q",
+				b.Amount, o.total, o.paid, o.pending)
+		}
+		o.pending = b.Name
 	case *OrderPaymentAuthorised:
+		o.answered(a, e, b.Name)
 		if slices.ContainsFunc(o.standing, func(s auditAuthorised) bool { return s.payment == b.Payment }) {
 			a.found(BrokenAuthorised, e.Stream, e.Version, "authorised under a name that stands")
 		}
@@ -227,11 +237,26 @@ func (a *Audit) addPayment(e *millrace.Recorded, o *auditOrder) {
 		}
 		m.Refunded = m.Refunded.Add(b.Amount.Decimal())
 	case *OrderPaymentDeclined:
-		if b.Kind == payment.Void { // it lapses
+		switch b.Kind {
+		case payment.Authorise:
+			o.answered(a, e, b.Name)
+		case payment.Void: // it lapses
 			o.taken(b.Payment)
+		case payment.Capture, payment.Refund:
 		}
 	}
 }
+
+// answered checks that it was said before it was asked for what the gateway has answered. Who drives orders by hand asks as they like.
+func (o *auditOrder) answered(a *Audit, e *millrace.Recorded, name string) {
+	if o.auto && o.pending != name {
+		a.found(BrokenAuthorised, e.Stream, e.Version, "an authorisation has an answer and was not asked for")
+	}
+	o.pending = ""
+}
+
+// over says whether there is nothing to pay for any more.
+func (o *auditOrder) over() bool { return o.status == StatusCancelled || o.status == StatusReturned }
 
 // ended says whether nothing is to come of the order by itself.
 func (o *auditOrder) ended() bool {
@@ -271,6 +296,9 @@ func (o *auditOrder) finish(a *Audit, s millrace.Stream, settled bool) {
 	}
 	if !ended {
 		return
+	}
+	if o.pending != "" {
+		a.found(BrokenPending, s, 0, "%s of an order that is %s has no answer", o.pending, o.status)
 	}
 	if len(o.standing) > 0 {
 		a.found(BrokenStanding, s, 0, "%d in minor units are authorised for an order that is %s", o.standing[0].amount, o.status)

@@ -23,6 +23,7 @@ func soundStreams(t *testing.T) []millrace.Recorded {
 		{"stock-A", "AdjustStock", `{"delta":-1,"reason":"broken"}`},
 		{"order-1", "PlaceOrder", `{"currency":"GBP","backorder":"split","lines":[{"sku":"A","quantity":3,"unit_price":"0.333333"},{"sku":"A","quantity":2,"unit_price":"1"}]}`},
 		{"stock-A", "ReserveStock", `{"reservation":"order-1/1","quantity":5}`},
+		{"order-1", "RequestPayment", requested("3.00")},
 		{"order-1", "RecordPayment", approved("authorise-1", "authorise", "3.00")},
 		{"order-1", "ConfirmOrder", `{"version":1}`},
 		{"order-1", "PackOrder", `{}`},
@@ -37,6 +38,7 @@ func soundStreams(t *testing.T) []millrace.Recorded {
 		{"stock-A", "ReceiveStock", `{"quantity":1,"reference":"order-1/1"}`},
 		{"order-1", "RecordPayment", approved("refund-2", "refund", "0.33")},
 		{"order-2", "PlaceOrder", `{"currency":"GBP","lines":[{"sku":"A","quantity":1,"unit_price":"1"}]}`},
+		{"order-2", "RequestPayment", requested("1.00")},
 		{"order-2", "RecordPayment", strings.ReplaceAll(approved("authorise-1", "authorise", "1.00"), "p-1", "p-2")},
 		{"order-2", "CancelOrder", `{"reason":"x"}`},
 		{"order-2", "RecordPayment", strings.ReplaceAll(approved("void-1", "void", "1.00"), "p-1", "p-2")},
@@ -57,6 +59,8 @@ func soundStreams(t *testing.T) []millrace.Recorded {
 func approved(name, kind, amount string) string {
 	return recordPayment(name, kind, "approved", amount).body
 }
+
+func requested(amount string) string { return requestPayment("authorise-1", amount).body }
 
 // change replaces the n-th body of a type by another.
 func change[T any](n int, how func(e *T)) func(events []millrace.Recorded) []millrace.Recorded {
@@ -119,6 +123,8 @@ func TestAuditFinds(t *testing.T) {
 		{"more is given back than was taken", change(1, func(e *OrderRefunded) { e.Amount.Minor = 301 }), BrokenRefund},
 		{"more is captured than was authorised", change(1, func(e *OrderPaid) { e.Amount.Minor++ }), BrokenCapture},
 		{"captured without an authorisation", leaveOut[OrderPaymentAuthorised](1), BrokenCapture},
+		{"authorised without being asked for", leaveOut[OrderPaymentRequested](1), BrokenAuthorised},
+		{"another amount is asked for", change(1, func(e *OrderPaymentRequested) { e.Amount.Minor++ }), BrokenAuthorised},
 		{"voided without an authorisation", leaveOut[OrderPaymentAuthorised](2), BrokenAuthorised},
 		{"paid otherwise, and not the total", change(1, func(e *OrderPaid) { e.Name, e.Amount.Minor = "", 1 }), BrokenPaid},
 		{"what was shipped has not left", leaveOut[StockCommitted](1), BrokenCommitted},
@@ -126,6 +132,7 @@ func TestAuditFinds(t *testing.T) {
 		{"what came back is not in the stock", change(2, func(e *StockReceived) { e.Reference = "" }), BrokenRestocked},
 		{"what came back is in the stock twice", change(2, func(e *StockReceived) { e.Quantity++ }), BrokenRestocked},
 		{"something stays reserved", leaveOut[StockReleased](1), BrokenHeld},
+		{"an authorisation has no answer", leaveOut[OrderPaymentAuthorised](2), BrokenPending},
 		{"an authorisation stays", leaveOut[OrderPaymentVoided](1), BrokenStanding},
 		{"a refund is not made", leaveOut[OrderRefunded](1), BrokenBalance},
 		{"a reservation is of no order", change(1, func(e *StockReserved) { e.Reservation = "order-9/1" }), BrokenNoOrder},

@@ -27,6 +27,9 @@ func TestContracts(t *testing.T) {
 	record := func(name, kind, status string) told {
 		return told{"RecordPayment", `{"name":"` + name + `","kind":"` + kind + `","status":"` + status + `","payment":"p-1","amount":{"amount":"2.00","currency":"GBP"},"code":"no"}`}
 	}
+	request := func(name, amount string) told {
+		return told{"RequestPayment", `{"name":"` + name + `","amount":{"amount":"` + amount + `","currency":"GBP"}}`}
+	}
 	short := told{"PlaceOrder", `{"currency":"KWD","lines":[{"sku":"M","quantity":3,"unit_price":"0.0005"}]}`}
 	plain := func(typ string) told { return told{typ, `{}`} }
 	millracetest.CheckDomain(t, order.Domains(), []millracetest.Example{
@@ -51,7 +54,9 @@ func TestContracts(t *testing.T) {
 		history("paid at the gateway", "order-48",
 			told{"PlaceOrder", `{"currency":"GBP","lines":[{"sku":"A","quantity":2,"unit_price":"1"}]}`},
 			told{"ChangeOrder", `{"lines":[{"sku":"A","quantity":1,"unit_price":"2"}]}`}, told{"ConfirmOrder", `{"version":1}`},
-			record("authorise-1", "authorise", "declined"), record("authorise-2", "authorise", "approved"), record("void-1", "void", "approved"),
+			request("authorise-1", "2.00"), request("authorise-2", "2.00"), request("authorise-1", "2.00"),
+			record("authorise-1", "authorise", "declined"), request("authorise-2", "1.99"), request("authorise-2", "2.00"),
+			record("authorise-2", "authorise", "approved"), record("void-1", "void", "approved"),
 			record("authorise-3", "authorise", "approved"), plain("ConfirmOrder"), plain("PackOrder"), plain("ShipOrder"), plain("DeliverOrder"),
 			record("capture-1", "capture", "declined"), record("capture-2", "capture", "approved"), record("capture-2", "capture", "approved"),
 			record("refund-1", "refund", "approved"), told{"RecordPayment", `{"name":"refund-2","kind":"refund","status":"approved","amount":{"amount":"2","currency":"JPY"}}`}),

@@ -17,6 +17,7 @@ const (
 	CodeOrderNotCancellable = "order_not_cancellable"
 	CodeOrderNotPayable     = "order_not_payable"
 	CodeOrderAlreadyPaid    = "order_already_paid"
+	CodePaymentPending      = "payment_pending"
 	CodeOrderNotPackable    = "order_not_packable"
 	CodeOrderNotShippable   = "order_not_shippable"
 	CodeOrderNotDeliverable = "order_not_deliverable"
@@ -75,6 +76,8 @@ func decideOrder(o *Order, command any, at time.Time) ([]any, *millrace.Refusal)
 		return o.close(c, at)
 	case *MarkOrderPaid:
 		return o.pay(c, at)
+	case *RequestPayment:
+		return o.request(c, at)
 	case *RecordPayment:
 		return o.record(c, at)
 	case *ShipOrder:

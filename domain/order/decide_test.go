@@ -25,6 +25,7 @@ var (
 	returnAll    = step{"ReturnOrder", `{}`}
 	cancelOrder  = step{"CancelOrder", `{"reason":"changed my mind"}`}
 	closeOrder   = step{"CloseOrder", `{"reason":"sold out"}`}
+	request      = requestPayment("authorise-1", "8.65")
 	authorise    = recordPayment("authorise-1", "authorise", "approved", "8.65")
 	capture      = recordPayment("capture-1", "capture", "approved", "8.65")
 	voidPayment  = recordPayment("void-1", "void", "approved", "8.65")
@@ -37,6 +38,10 @@ func recordPayment(name, kind, status, amount string) step {
 		`"amount":{"amount":"` + amount + `","currency":"GBP"}}`}
 }
 
+func requestPayment(name, amount string) step {
+	return step{"RequestPayment", `{"name":"` + name + `","amount":{"amount":"` + amount + `","currency":"GBP"}}`}
+}
+
 // The states of an order: each status, and within a status whatever makes a difference to a command.
 var orderStates = []struct {
 	name  string
@@ -46,7 +51,8 @@ var orderStates = []struct {
 	{"placed", []step{placeOrder}},
 	{"placed, paid", []step{placeOrder, payOrder}},
 	{"placed, lines changed", []step{placeOrder, {"ChangeOrder", `{"lines":[{"sku":"M","quantity":1,"unit_price":"2"}]}`}}},
-	{"placed, authorised", []step{placeOrder, authorise}},
+	{"placed, authorisation requested", []step{placeOrder, request}},
+	{"placed, authorised", []step{placeOrder, request, authorise}},
 	{"placed, declined", []step{placeOrder, declined}},
 	{"confirmed", []step{placeOrder, confirmOrder}},
 	{"confirmed, paid", []step{placeOrder, confirmOrder, payOrder}},
@@ -82,6 +88,9 @@ var orderCommands = []struct {
 	{"pay", payOrder},
 	{"pay, other reference", step{"MarkOrderPaid", `{"reference":"p-2"}`}},
 	{"pay, wrong amount", step{"MarkOrderPaid", `{"amount":{"amount":"1.00","currency":"GBP"}}`}},
+	{"request", request},
+	{"request otherwise", requestPayment("authorise-2", "8.65")},
+	{"request, wrong amount", requestPayment("authorise-2", "8.64")},
 	{"authorised", authorise},
 	{"declined", declined},
 	{"captured", capture},

@@ -73,8 +73,10 @@ var decoders = map[string]struct {
 	"OrderPaid":      {decoderOf[OrderPaid](), `{"at":"2010-12-01T08:26:00Z","name":"capture-1","reference":"p-1","amount":{"amount":"15.30","currency":"GBP"}}`},
 	"OrderShipped": {decoderOf[OrderShipped](), `{"at":"2010-12-01T08:26:00Z","shipment":1,"lines":[{"line":1,"quantity":4}],"whole":false,` +
 		`"carrier":"Post","tracking_number":"T-1"}`},
+	"RequestPayment": {decoderOf[RequestPayment](), `{"name":"authorise-1","amount":{"amount":"15.30","currency":"GBP"}}`},
 	"RecordPayment": {decoderOf[RecordPayment](), `{"name":"capture-1","kind":"capture","status":"declined","payment":"p-1",` +
 		`"amount":{"amount":"15.30","currency":"GBP"},"code":"do_not_honour"}`},
+	"OrderPaymentRequested":  {decoderOf[OrderPaymentRequested](), `{"at":"2010-12-01T08:26:00Z","name":"authorise-1","amount":{"amount":"15.30","currency":"GBP"}}`},
 	"OrderPaymentAuthorised": {decoderOf[OrderPaymentAuthorised](), `{"at":"2010-12-01T08:26:00Z","name":"authorise-1","payment":"p-1","amount":{"amount":"15.30","currency":"GBP"}}`},
 	"StockReserved":          {decoderOf[StockReserved](), wholeReservation},
 	"StockReleased":          {decoderOf[StockReleased](), wholeReservation},
@@ -84,7 +86,7 @@ var decoders = map[string]struct {
 		`"packed_at":"2010-12-01T08:26:00Z","shipped_at":"2010-12-01T08:26:00Z","delivered_at":"2010-12-01T08:26:00Z","completed_at":"2010-12-01T08:26:00Z",` +
 		`"cancelled_at":"2010-12-01T08:26:00Z","returned_at":"2010-12-01T08:26:00Z","closed_at":"2010-12-01T08:26:00Z","cancel_reason":"late","close_reason":"gone","paid":true,"payment_reference":"p-1",` +
 		`"payment":{"status":"captured","payment":"p-1","code":"no","authorised":{"amount":"15.30","currency":"GBP"},"captured":{"amount":"15.30","currency":"GBP"},` +
-		`"refunded":{"amount":"2.55","currency":"GBP"},"recorded":["authorise-1","capture-1"]},` +
+		`"refunded":{"amount":"2.55","currency":"GBP"},"recorded":["authorise-1","capture-1"],"requested":"authorise-2"},` +
 		`"ship_to":{"name":"Goods in"},"lines":[{"line":1,"sku":"M","quantity":6,"unit_price":"2.55","line_total":"15.30","shipped":5,"returned":1,"dropped":1}],"units":6,` +
 		`"total":{"amount":"15.30","currency":"GBP"},"refund":{"amount":"2.55","currency":"GBP"},` +
 		`"shipments":[{"shipment":1,"shipped_at":"2010-12-01T08:26:00Z","carrier":"Post","tracking_number":"T-1","lines":[{"line":1,"quantity":6}]}]}`},
@@ -262,6 +264,8 @@ func (d drawer) bodies() map[string]any {
 		"OrderPaid":              &OrderPaid{d.time(), d.text(), d.text(), d.amount()},
 		"OrderShipped":           &OrderShipped{d.time(), int(d.int()), d.quantities(), d.bool(), d.text(), d.text()},
 		"RecordPayment":          &RecordPayment{d.text(), payment.Kind(d.text()), payment.Status(d.text()), d.text(), d.amount(), d.text()},
+		"RequestPayment":         &RequestPayment{d.text(), d.amount()},
+		"OrderPaymentRequested":  &OrderPaymentRequested{d.time(), d.text(), d.amount()},
 		"OrderPaymentAuthorised": &OrderPaymentAuthorised{d.time(), d.text(), d.text(), d.amount()},
 		"StockReserved":          reserved, "StockReleased": &released, "StockCommitted": &committed,
 		"Order": d.order(),
@@ -277,7 +281,7 @@ func FuzzDecodeOrderPlaced(f *testing.F)  { fuzzDecode(f, "OrderPlaced") }
 func FuzzDecodeOrder(f *testing.F)        { fuzzDecode(f, "Order") }
 func FuzzDecodeOrderShipped(f *testing.F) { fuzzDecode(f, "OrderShipped", "ShipOrder") }
 func FuzzDecodeOrderPaid(f *testing.F) {
-	fuzzDecode(f, "OrderPaid", "MarkOrderPaid", "RecordPayment", "OrderPaymentAuthorised")
+	fuzzDecode(f, "OrderPaid", "MarkOrderPaid", "RequestPayment", "RecordPayment", "OrderPaymentRequested", "OrderPaymentAuthorised")
 }
 func FuzzDecodeStock(f *testing.F) {
 	fuzzDecode(f, "ReceiveStock", "ReserveStock", "ReleaseStock", "CommitStock", "StockReserved", "StockReleased", "StockCommitted", "Level")

@@ -30,6 +30,8 @@
 //     back in or is given up in, its refunds add up to its total. An order of which something came back is never completed.
 //     If the rest is still on its way, it can be marked as delivered. Who takes goods back may say that they cannot be sold
 //     again (restock false): then they are scrapped.
+//   - That a payment gateway is asked for an authorisation is recorded before it is: for the order's total, one at a time. It is
+//     refused where the order is cancelled, returned or paid, and then nobody is asked.
 //   - What a payment gateway answered is recorded, whatever the status of the order: authorised, declined, captured, voided,
 //     refunded; by the name of the call, once. A capture is a payment of the order and completes one that is delivered.
 //     These records are not wishes; nobody but who made the call makes them.
@@ -80,7 +82,8 @@
 //     and money were made sure of for.
 //   - An order that is cancelled, by whomever, is undone: what is or may be reserved is released, and what is authorised is voided;
 //     of a call whose answer is not known yet, the answer is awaited first. So it is with what an order was marked as paid
-//     for by other means: the process captures nothing then, and gives back only what it had captured itself.
+//     for by other means: the process captures nothing then, and gives back only what it had captured itself. Of an authorisation that
+//     was asked for by a server that was killed, the order's events tell: it is asked for again under its key, and undone.
 //   - A capture that is declined when the goods are on their way is tried again on 7 days, and so is a refund. After that it
 //     waits for a person, and says so.
 //   - Goods that come back are received into the stock, unless they are scrapped, with the reference order-<id>/<number of the
@@ -93,9 +96,9 @@
 //     reserved is the sum of open reservations. Totals are those of the lines. Nothing is shipped that was not ordered, nothing
 //     comes back that was not shipped, nothing is captured twice or beyond its authorisation, nothing is given back that was
 //     not taken.
-//   - Of auto orders: no more leaves the stock than was shipped, and no more comes back into it than was returned; and once an
-//     order has ended and the process is at rest, just that, nothing is reserved for it, no authorisation stands, and what was
-//     captured less what was given back is its total less its refunds.
+//   - Of auto orders: no authorisation has an answer before it is said that it is asked for; no more leaves the stock than was shipped, and no more comes back into it than was returned; and once an
+//     order has ended and the process is at rest, just that, nothing is reserved for it, no authorisation stands or is without
+//     an answer, and what was captured less what was given back is its total less its refunds.
 //
 // # Notifications (process "notifications" on orders; category "notification", stream notification-<order id>)
 //

@@ -14,7 +14,7 @@ const (
 
 // The versions of the states' forms: a change of a state or of its Evolve is a change of its number.
 const (
-	orderStateVersion  = 3
+	orderStateVersion  = 4
 	stockStateVersion  = 2
 	returnStateVersion = 1
 
@@ -37,6 +37,7 @@ func orders() millrace.Domain[*Order] {
 			millrace.MessageOf[CancelOrder]("CancelOrder"),
 			millrace.MessageOf[CloseOrder]("CloseOrder"),
 			millrace.MessageOf[MarkOrderPaid]("MarkOrderPaid"),
+			millrace.MessageOf[RequestPayment]("RequestPayment"),
 			millrace.MessageOf[RecordPayment]("RecordPayment"),
 			millrace.MessageOf[PackOrder]("PackOrder"),
 			millrace.MessageOf[ShipOrder]("ShipOrder"),
@@ -51,6 +52,7 @@ func orders() millrace.Domain[*Order] {
 			millrace.MessageOf[OrderCancelled]("OrderCancelled"),
 			millrace.MessageOf[OrderClosed]("OrderClosed"),
 			millrace.MessageOf[OrderPaid]("OrderPaid"),
+			millrace.MessageOf[OrderPaymentRequested]("OrderPaymentRequested"),
 			millrace.MessageOf[OrderPaymentAuthorised]("OrderPaymentAuthorised"),
 			millrace.MessageOf[OrderPaymentDeclined]("OrderPaymentDeclined"),
 			millrace.MessageOf[OrderPaymentVoided]("OrderPaymentVoided"),
@@ -109,10 +111,10 @@ func notified() millrace.Domain[*Notified] {
 	}
 }
 
-// Internal are the types of commands that say what the world did, as only who asked it can know: the servers send them, and
-// take them from nobody else.
+// Internal are the types of commands that say what the world did or is about to be asked, as only who asks it can know: the
+// servers send them, and take them from nobody else.
 func Internal() []string {
-	return []string{"RecordPayment", "BeginNotifications", "RecordNotification"}
+	return []string{"RequestPayment", "RecordPayment", "BeginNotifications", "RecordNotification"}
 }
 
 // Own says what in the body of a command names what only the process makes: the reservations of orders, and the returns whose

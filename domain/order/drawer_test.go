@@ -105,7 +105,7 @@ func (d drawer) payment() *Payment {
 	if d.bool() {
 		return nil
 	}
-	p := &Payment{PaymentStatus(d.text()), d.text(), d.text(), d.amountOrNone(), d.amountOrNone(), d.amountOrNone(), nil}
+	p := &Payment{PaymentStatus(d.text()), d.text(), d.text(), d.amountOrNone(), d.amountOrNone(), d.amountOrNone(), nil, d.text()}
 	for range rapid.IntRange(0, 3).Draw(d.t, "recorded") {
 		p.Recorded = append(p.Recorded, d.text())
 	}

@@ -11,7 +11,34 @@ import (
 )
 
 // What a payment gateway answered is a fact on the order's stream, as what a customer was told is one: documents can be lost
-// with the newest facts that they follow from, and then nobody must be charged again.
+// with the newest facts that they follow from, and then nobody must be charged again. That it is to be asked for an
+// authorisation is a fact before it is: captures, voids and refunds follow from events, and whoever hears those asks again;
+// an authorisation hangs on stock and on timers too, and would be asked for by nobody once the order is cancelled.
+
+// RequestPayment says that the gateway is about to be asked for an authorisation. Nobody is asked before it is decided, and
+// nobody if it is refused.
+type RequestPayment struct {
+	Name   string       `json:"name"` // of the call: authorise-1
+	Amount money.Amount `json:"amount"`
+}
+
+// Validate checks the form.
+func (c *RequestPayment) Validate() []millrace.FieldError {
+	var f faults
+	f.call(c.Name, c.Amount)
+	return f
+}
+
+// call checks the name of a call and its amount.
+func (f *faults) call(name string, amount money.Amount) {
+	f.addIf("/name", idFault(name, millrace.MaxStepName, true))
+	switch {
+	case amount == money.Amount{}:
+		f.add("/amount", missing)
+	case amount.Minor < 0:
+		f.add("/amount", "must not be below zero")
+	}
+}
 
 // RecordPayment says what a call to the payment gateway came to, for good. Its command's id is that of the call. Nothing that
 // happened in the world is refused: whatever the order's status, it is recorded; but once.
@@ -27,7 +54,7 @@ type RecordPayment struct {
 // Validate checks the form.
 func (c *RecordPayment) Validate() []millrace.FieldError {
 	var f faults
-	f.addIf("/name", idFault(c.Name, millrace.MaxStepName, true))
+	f.call(c.Name, c.Amount)
 	switch c.Kind {
 	case payment.Authorise, payment.Capture, payment.Void, payment.Refund:
 	default:
@@ -40,13 +67,14 @@ func (c *RecordPayment) Validate() []millrace.FieldError {
 	}
 	f.text("/payment", c.Payment, MaxReason, false)
 	f.text("/code", c.Code, MaxReason, false)
-	switch {
-	case c.Amount == money.Amount{}:
-		f.add("/amount", missing)
-	case c.Amount.Minor < 0:
-		f.add("/amount", "must not be below zero")
-	}
 	return f
+}
+
+// OrderPaymentRequested: the gateway is, or may have been, asked for an authorisation.
+type OrderPaymentRequested struct {
+	At     time.Time    `json:"at"`
+	Name   string       `json:"name"`
+	Amount money.Amount `json:"amount"`
 }
 
 // OrderPaymentAuthorised: the gateway has set money aside.
@@ -88,6 +116,7 @@ type PaymentStatus string
 
 // The statuses of a payment.
 const (
+	PaymentRequested  PaymentStatus = "requested"
 	PaymentAuthorised PaymentStatus = "authorised"
 	PaymentDeclined   PaymentStatus = "declined"
 	PaymentCaptured   PaymentStatus = "captured"
@@ -103,6 +132,7 @@ type Payment struct {
 	Captured   money.Amount  `json:"captured,omitzero"`   // taken
 	Refunded   money.Amount  `json:"refunded,omitzero"`   // given back of it
 	Recorded   []string      `json:"recorded,omitempty"`  // the calls whose answers are known
+	Requested  string        `json:"requested,omitempty"` // the authorisation whose answer is not known
 }
 
 func (o *Order) recorded() []string {
@@ -110,6 +140,27 @@ func (o *Order) recorded() []string {
 		return nil
 	}
 	return o.Payment.Recorded
+}
+
+func (o *Order) request(c *RequestPayment, at time.Time) ([]any, *millrace.Refusal) {
+	pending := ""
+	if o.Payment != nil {
+		pending = o.Payment.Requested
+	}
+	switch {
+	case pending == c.Name || slices.Contains(o.recorded(), c.Name):
+		return nil, nil
+	case o.Status == StatusCancelled || o.Status == StatusReturned:
+		return nil, o.wrongStatus(CodeOrderNotPayable, "paid")
+	case o.Paid:
+		return nil, conflict(CodeOrderAlreadyPaid, "the order is paid already")
+	case c.Amount != o.Total:
+		return nil, rule(CodeAmountMismatch, "the amount is not the total of the order",
+			millrace.FieldError{Pointer: "/amount", Detail: "must be the total of the order"})
+	case pending != "":
+		return nil, conflict(CodePaymentPending, "the answer to another authorisation of the order is not known yet")
+	}
+	return []any{&OrderPaymentRequested{At: at, Name: c.Name, Amount: c.Amount}}, nil
 }
 
 func (o *Order) record(c *RecordPayment, at time.Time) ([]any, *millrace.Refusal) {
@@ -146,6 +197,9 @@ func (o *Order) settle(event any) {
 	known := func(at time.Time, name, gateway string) {
 		o.UpdatedAt = at
 		p.Recorded = append(slices.Clip(p.Recorded), name)
+		if p.Requested == name {
+			p.Requested = ""
+		}
 		if gateway != "" {
 			p.Payment = gateway
 		}
@@ -161,6 +215,9 @@ func (o *Order) settle(event any) {
 		}
 		known(e.At, e.Name, e.Reference)
 		p.Status, p.Captured = PaymentCaptured, plus(p.Captured, e.Amount)
+	case *OrderPaymentRequested:
+		o.UpdatedAt = e.At
+		p.Status, p.Requested = PaymentRequested, e.Name
 	case *OrderPaymentAuthorised:
 		known(e.At, e.Name, e.Payment)
 		p.Status, p.Authorised, p.Code = PaymentAuthorised, e.Amount, ""
@@ -193,7 +250,7 @@ func paymentObject(s *jsonfast.Scanner) *Payment {
 	for o := (jsonfast.Object{}); s.Next(&o); {
 		switch string(o.Name) {
 		case "status":
-			p.Status = jsonfast.Word(s, PaymentAuthorised, PaymentDeclined, PaymentCaptured, PaymentVoided)
+			p.Status = jsonfast.Word(s, PaymentRequested, PaymentAuthorised, PaymentDeclined, PaymentCaptured, PaymentVoided)
 		case "payment":
 			p.Payment = s.Text()
 		case "code":
@@ -209,6 +266,8 @@ func paymentObject(s *jsonfast.Scanner) *Payment {
 			for a := (jsonfast.Array{}); s.Element(&a); {
 				p.Recorded = append(p.Recorded, s.Text())
 			}
+		case "requested":
+			p.Requested = s.Text()
 		default:
 			s.GiveUp()
 		}
@@ -236,6 +295,7 @@ func (o *object) payment(p *Payment) {
 	if len(p.Recorded) > 0 {
 		o.Name("]")
 	}
+	o.TextIf(`,"requested":`, p.Requested)
 	o.Name("}")
 }
 
@@ -269,19 +329,34 @@ func (c *RecordPayment) DecodeJSON(data []byte) bool {
 	return s.Done()
 }
 
+// DecodeJSON reads the common form of the command.
+func (c *RequestPayment) DecodeJSON(data []byte) bool {
+	return authorisationObject(data, nil, &c.Name, nil, &c.Amount)
+}
+
+// DecodeJSON reads the common form of the event.
+func (e *OrderPaymentRequested) DecodeJSON(data []byte) bool {
+	return authorisationObject(data, &e.At, &e.Name, nil, &e.Amount)
+}
+
 // DecodeJSON reads the common form of the event.
 func (e *OrderPaymentAuthorised) DecodeJSON(data []byte) bool {
+	return authorisationObject(data, &e.At, &e.Name, &e.Payment, &e.Amount)
+}
+
+// authorisationObject reads what is said of an authorisation. Members that a body does not have are nil.
+func authorisationObject(data []byte, at *time.Time, name, gateway *string, of *money.Amount) bool {
 	s := jsonfast.New(data)
 	for o := (jsonfast.Object{}); s.Next(&o); {
-		switch string(o.Name) {
-		case "at":
-			e.At = s.Time()
-		case "name":
-			e.Name = s.Text()
-		case "payment":
-			e.Payment = s.Text()
-		case "amount":
-			e.Amount = amount(&s)
+		switch member := string(o.Name); {
+		case member == "at" && at != nil:
+			*at = s.Time()
+		case member == "name":
+			*name = s.Text()
+		case member == "payment" && gateway != nil:
+			*gateway = s.Text()
+		case member == "amount":
+			*of = amount(&s)
 		default:
 			s.GiveUp()
 		}

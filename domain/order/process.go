@@ -88,7 +88,8 @@ const (
 
 // Fulfilment is the process that carries orders through whose fulfilment is auto: see the rules in the package comment. Its
 // calls are requests to a payment gateway, of the type payment.Request; what they come to it hears from the events that
-// [RecordPayment] leads to.
+// [RecordPayment] leads to. Who makes an authorisation has [RequestPayment] be decided before, under the id of [RequestStep], and asks
+// nobody if it is refused: the answer is payment.Withdrawn then.
 func Fulfilment(o FulfilmentOptions) millrace.Process[*Fulfilling] {
 	o.defaults()
 	return millrace.Process[*Fulfilling]{
@@ -142,6 +143,8 @@ func (f *Fulfilling) evolve(o *FulfilmentOptions, in *millrace.Input) *Fulfillin
 		return f
 	case in.Outcome != nil:
 		n.settle(in.Step, in.Outcome)
+	case in.Call != "":
+		n.withdrawn(in.Call, in.Result)
 	case in.Timer != "":
 		n.fire(o, in.Timer, in.At)
 	}
@@ -177,7 +180,7 @@ func (f *Fulfilling) hear(in *millrace.Input) {
 		if !e.Scrapped {
 			f.takeIn(e.Lines)
 		}
-	case *OrderPaid, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
+	case *OrderPaid, *OrderPaymentRequested, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
 		f.hearPayment(in)
 	}
 }

@@ -52,11 +52,8 @@ func (o *object) paying(literal string, p *paying) {
 	o.TextIf(`,"k":`, p.Of)
 	o.TimeIf(`,"w":`, p.Since)
 	o.UintIf(`,"n":`, p.Number)
-	for i := range p.Standing {
-		o.Element(i, `,"h":[`)
-		o.authorisation(&p.Standing[i])
-	}
-	o.ArrayEnd(len(p.Standing))
+	o.authorisations(`,"h":[`, p.Standing)
+	o.authorisations(`,"b":[`, p.Pending)
 	o.TextIf(`,"i":`, p.Payment)
 	o.IntIf(`,"t":`, p.Captured)
 	o.IntIf(`,"g":`, p.Refunded)
@@ -77,6 +74,14 @@ func (o *object) paying(literal string, p *paying) {
 	}
 	o.Dst[start] = '{'
 	o.Dst = append(o.Dst, '}')
+}
+
+func (o *object) authorisations(literal string, as []authorisation) {
+	for i := range as {
+		o.Element(i, literal)
+		o.authorisation(&as[i])
+	}
+	o.ArrayEnd(len(as))
 }
 
 func (o *object) authorisation(a *authorisation) {

@@ -99,6 +99,7 @@ func (l *largest) run() {
 			}
 			switch name := l.r.Calls[0].Name; r.Kind {
 			case payment.Authorise:
+				l.hear(&OrderPaymentRequested{Name: name, Amount: r.Amount})
 				l.hear(&OrderPaymentAuthorised{Name: name, Payment: "p", Amount: r.Amount})
 			case payment.Capture:
 				l.hear(&OrderPaid{Name: name, Reference: "p", Amount: r.Amount})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace"
+	"github.com/millrace-io/millrace/internal/jsonx"
 	"github.com/millrace-io/millrace/internal/money"
 	"github.com/millrace-io/millrace/internal/payment"
 )
@@ -14,6 +15,10 @@ import (
 // Calls are named as steps on stock are: a name says what is asked for, whatever order the process hears of things in. An
 // authorisation has the number of the version of the lines that it is for, and its void has the same; captures count those that
 // were declined before; a refund has the number of what it is for.
+//
+// Whether an authorisation is wanted does not follow from events alone. So who makes the call says on the order that it is about to
+// be asked for, and asks only when that is a fact: whichever life comes next hears of it, has its answer, and undoes it where the order
+// has ended.
 
 // refundAll is the refund of all that was captured, of an order that was paid twice or never sent.
 const refundAll = 0
@@ -22,9 +27,7 @@ const refundAll = 0
 func (f *Fulfilling) hearPayment(in *millrace.Input) {
 	p := &f.Pay
 	answered := func(name string) (n uint64, tries int) {
-		if p.Ask == name {
-			p.Ask, p.Amount, p.Of = "", 0, ""
-		}
+		p.answered(name)
 		return callNumber(name)
 	}
 	switch e := in.Event.(type) {
@@ -38,9 +41,15 @@ func (f *Fulfilling) hearPayment(in *millrace.Input) {
 		p.gone(func(a authorisation) bool { return a.Payment == e.Reference })
 		p.Paid, p.Payment, p.Failures, p.AgainAt = true, e.Reference, 0, time.Time{}
 		p.Captured += e.Amount.Minor
+	case *OrderPaymentRequested:
+		n, _ := callNumber(e.Name)
+		if p.Number = max(p.Number, n); p.Ask != e.Name {
+			p.Pending = append(slices.Clip(p.Pending), authorisation{Number: n, Amount: e.Amount.Minor})
+		}
 	case *OrderPaymentAuthorised:
 		n, _ := answered(e.Name)
 		p.Number = max(p.Number, n)
+		p.Pending = without(p.Pending, func(a authorisation) bool { return a.Number == n })
 		p.Standing = append(slices.Clip(p.Standing), authorisation{n, e.Amount.Minor, e.Payment})
 	case *OrderPaymentVoided:
 		n, _ := answered(e.Name)
@@ -60,9 +69,41 @@ func (f *Fulfilling) hearPayment(in *millrace.Input) {
 }
 
 // gone takes away authorisations that do not stand any more.
-func (p *paying) gone(which func(authorisation) bool) {
-	if p.Standing = slices.DeleteFunc(slices.Clone(p.Standing), which); len(p.Standing) == 0 {
-		p.Standing = nil
+func (p *paying) gone(which func(authorisation) bool) { p.Standing = without(p.Standing, which) }
+
+// without are the authorisations but for some, in a list that the state before does not share.
+func without(as []authorisation, which func(authorisation) bool) []authorisation {
+	if as = slices.DeleteFunc(slices.Clone(as), which); len(as) == 0 {
+		return nil
+	}
+	return as
+}
+
+// withdrawn takes in that an authorisation was not asked for after all: what says so first was refused, by what happened to the order
+// meanwhile, of which the process hears. It was cancelled or paid, its lines were changed, or another life has asked for another one.
+func (f *Fulfilling) withdrawn(call string, result []byte) {
+	p := &f.Pay
+	if p.Ask != call || p.kind() != payment.Authorise {
+		return
+	}
+	var r payment.Result
+	if jsonx.Unmarshal(result, &r) != nil || r.Status != payment.Withdrawn {
+		return // the event says what came of it
+	}
+	if p.answered(call); r.Code == payment.CodeDead {
+		f.stick("the request for " + call + " is a dead letter")
+	}
+}
+
+// RequestStep names the step that says that an authorisation is about to be asked for, by the name of its call: both have one number.
+func RequestStep(call string) string {
+	return "request" + strings.TrimPrefix(call, string(payment.Authorise))
+}
+
+// answered takes in that nothing more is to come of a call.
+func (p *paying) answered(name string) {
+	if p.Ask == name {
+		p.Ask, p.Amount, p.Of = "", 0, ""
 	}
 }
 
@@ -107,6 +148,7 @@ func (f *Fulfilling) declined(kind payment.Kind, n uint64, try int, at time.Time
 	p := &f.Pay
 	switch kind {
 	case payment.Authorise:
+		p.Pending = without(p.Pending, func(a authorisation) bool { return a.Number == n })
 		if p.Number = max(p.Number, n); n == f.LinesVersion || f.Parcels > 0 {
 			p.Declined = true
 		}
@@ -186,6 +228,9 @@ func (f *Fulfilling) planPayment(o *FulfilmentOptions, at time.Time, l *outlook)
 	safe, is := f.safe()
 	idle, isIdle := f.idle()
 	switch {
+	case len(p.Pending) > 0: // it was asked for in another life
+		p.Authorises++
+		p.ask(payment.Authorise, p.Pending[0].Number, 0, p.Pending[0].Amount, "")
 	case owed:
 		if p.AgainAt.IsZero() && p.Failures <= maxPayAgain && p.Refunds < maxRefunds {
 			p.Refunds++

@@ -53,7 +53,9 @@ type paying struct {
 
 	Number uint64 `json:"n,omitzero"` // of the newest authorisation: the version of the lines that it is for
 	// Standing are the authorisations that the gateway holds. It is one, unless documents were lost between two.
-	Standing   []authorisation `json:"h,omitempty"`
+	Standing []authorisation `json:"h,omitempty"`
+	// Pending are those that were asked for, or were about to be, in another life, and whose answers are not facts yet.
+	Pending    []authorisation `json:"b,omitempty"`
 	Payment    string          `json:"i,omitempty"` // the gateway's name for what was captured
 	Captured   int64           `json:"t,omitzero"`
 	Refunded   int64           `json:"g,omitzero"`
@@ -70,7 +72,7 @@ type paying struct {
 	Numbered   int             `json:"u,omitzero"` // the number of the newest of them
 }
 
-// authorisation is money that the gateway has set aside.
+// authorisation is money that the gateway has set aside, or was asked to.
 type authorisation struct {
 	Number  uint64 `json:"n,omitzero"`
 	Amount  int64  `json:"a"`

@@ -112,6 +112,8 @@ func fulfilmentInputs() []struct {
 	event("one scrapped", &OrderReturned{Lines: one, Refund: gbp(250), Scrapped: true})
 	event("paid otherwise", &OrderPaid{Amount: gbp(800)})
 	event("captured", &OrderPaid{Name: "capture-1", Reference: "p", Amount: gbp(800)})
+	event("authorisation requested", &OrderPaymentRequested{Name: "authorise-1", Amount: gbp(800)})
+	event("another requested", &OrderPaymentRequested{Name: "authorise-2", Amount: gbp(900)})
 	event("authorised", &OrderPaymentAuthorised{Name: "authorise-1", Payment: "p", Amount: gbp(800)})
 	event("authorisation declined", &OrderPaymentDeclined{Name: "authorise-1", Kind: payment.Authorise})
 	event("void declined", &OrderPaymentDeclined{Name: "void-1", Kind: payment.Void})
@@ -131,7 +133,9 @@ func fulfilmentInputs() []struct {
 	for _, timer := range []string{timerPayment, timerExpiry, timerRetry, timerBackorder, timerPayAgain, "nothing"} {
 		out = append(out, input{"timer " + timer, millrace.Input{At: at, Timer: timer}})
 	}
-	out = append(out, input{"an answer", millrace.Input{At: at, Call: "authorise-1", Result: []byte(`{}`)}}, input{"nothing", millrace.Input{At: at}})
+	out = append(out, input{"an answer", millrace.Input{At: at, Call: "authorise-1", Result: []byte(`{}`)}}, input{"nothing", millrace.Input{At: at}},
+		input{"withdrawn", millrace.Input{At: at, Call: "authorise-1", Result: []byte(`{"status":"withdrawn","code":"order_not_payable"}`)}},
+		input{"withdrawn, dead", millrace.Input{At: at, Call: "authorise-1", Result: []byte(`{"status":"withdrawn","code":"dead_letter"}`)}})
 	return out
 }
 

@@ -45,6 +45,7 @@ type worldFaults struct {
 	command func(s millrace.Step) any         // what is sent in place of a command; nil for nothing
 	always  func(kind payment.Kind) (ok bool) // what the gateway says
 	fresh   payment.Kind                      // calls that are named anew each time
+	unsaid  bool                              // authorisations are asked for, and nobody says so before
 }
 
 type gatewayAnswer struct {
@@ -60,7 +61,6 @@ type managed struct {
 	saved   []*managedDoc // as it was after earlier commits
 	arrived []arrivedOutcome
 	asked   map[string]string // the ids of steps to their names
-	lost    bool              // documents were lost once
 }
 
 type arrivedOutcome struct {
@@ -387,7 +387,7 @@ func (i *managed) call(name string, luck int) {
 		w.ids++
 		id = fmt.Sprintf("fresh-%d", w.ids)
 	}
-	if luck == 0 {
+	if r.Kind == payment.Authorise && !w.faults.unsaid && !i.request(name, &r, luck) || luck == 0 {
 		return
 	}
 	result := w.ask(id, r)
@@ -411,6 +411,33 @@ func (i *managed) call(name string, luck int) {
 		c.done = true
 		i.apply(&millrace.Input{At: w.now, Call: name, Result: []byte(`{}`)})
 	}
+}
+
+// request says that an authorisation is about to be asked for, and whether it may be; where there is no luck, nobody is there any more
+// when that is decided.
+func (i *managed) request(name string, r *payment.Request, luck int) (ok bool) {
+	w, id := i.w, millrace.StepID(ProcessFulfilment, i.name, RequestStep(name))
+	_, data, err := w.registry.EncodeCommand(&RequestPayment{Name: name, Amount: r.Amount})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.send(millrace.Command{ID: id, Stream: i.name, Type: "RequestPayment", Data: data}); luck == 0 {
+		return false
+	}
+	for slices.Contains(w.waiting[i.name], id) {
+		w.decide(i.name)
+	}
+	refusal := w.outcomes[id].Refusal
+	if refusal == nil {
+		return true
+	}
+	result, err := jsonx.Marshal(&payment.Result{Status: payment.Withdrawn, Code: refusal.Code})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	i.doc.calls[name].done = true
+	i.apply(&millrace.Input{At: w.now, Call: name, Result: result})
+	return false
 }
 
 // ask is the gateway: it does one thing under one key.
@@ -454,7 +481,6 @@ func (i *managed) restart(lose bool) {
 	if lose {
 		i.doc = i.saved[i.w.r.IntN(len(i.saved))].clone()
 		i.saved = []*managedDoc{i.doc.clone()}
-		i.lost = true
 	}
 	i.arrived = nil
 	for name, id := range i.doc.steps {

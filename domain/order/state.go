@@ -200,7 +200,7 @@ func evolveOrder(o *Order, event any) *Order {
 		n.UpdatedAt, n.ConfirmedAt = e.At, e.At
 	case *OrderCancelled:
 		n.UpdatedAt, n.CancelledAt, n.CancelReason, n.Refund = e.At, e.At, e.Reason, e.Refund
-	case *OrderPaid, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
+	case *OrderPaid, *OrderPaymentRequested, *OrderPaymentAuthorised, *OrderPaymentDeclined, *OrderPaymentVoided, *OrderRefunded:
 		n.settle(event)
 	case *OrderPacked:
 		n.UpdatedAt, n.PackedAt = e.At, e.At

@@ -37,6 +37,13 @@ const (
 	Declined Status = "declined"
 )
 
+// Withdrawn is no answer of a gateway: nobody was asked, because the order was not to be paid any more when that was to be said. Its
+// code is that of the refusal, or [CodeDead].
+const Withdrawn Status = "withdrawn"
+
+// CodeDead is the code of what was withdrawn because what was to say so became a dead letter.
+const CodeDead = "dead_letter"
+
 // Result is what a request came to.
 type Result struct {
 	Status  Status `json:"status"`

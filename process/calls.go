@@ -115,7 +115,7 @@ func (c *calls) do(a *attempt) {
 	a.result, a.err = c.call(a)
 	a.ended = c.w.m.o.Now()
 	c.w.m.o.Observer.Called(c.w.m.p.Name, a.ended.Sub(began), a.err)
-	if a.err != nil {
+	if a.err != nil && c.ctx.Err() == nil { // when this process stops, thousands are broken off
 		c.w.m.o.Logger.Warn("a call of a process failed and is made again", "process", c.w.m.p.Name, "call", a.request.Name,
 			"stream", a.request.Stream, "attempt", a.request.Attempt, "error", a.err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-io/millrace"
 	"github.com/millrace-io/millrace/internal/jsonx"
 	"github.com/millrace-io/millrace/internal/money"
+	"github.com/millrace-io/millrace/internal/payment"
 )
 
 // checkOrder holds an order to what is always true.
@@ -351,7 +352,26 @@ func TestSameBytes(t *testing.T) {
 		same(t, &StockCommitted{d.time(), d.text(), d.int(), levels(d.int(), d.int())})
 		same(t, &Level{d.text(), d.int(), d.int(), d.int(), uint64(d.int())}) //nolint:gosec // any number will do
 		same(t, &Day{d.text(), Status(d.text()), d.currency, d.int(), d.int(), money.Sum{}.Add(d.amount().Decimal())})
+		sameOfLife(t, d)
 	})
+}
+
+func sameOfLife(t *rapid.T, d drawer) {
+	t.Helper()
+	same(t, &OrderConfirmed{d.time()})
+	same(t, &OrderPacked{d.time()})
+	same(t, &OrderDelivered{d.time()})
+	same(t, &OrderCompleted{d.time()})
+	same(t, &OrderShipped{d.time(), int(d.int()), d.quantities(), d.bool(), d.text(), d.text()})
+	same(t, &OrderPaid{d.time(), d.text(), d.text(), d.amount()})
+	same(t, &OrderPaymentRequested{d.time(), d.text(), d.amount()})
+	same(t, &OrderPaymentAuthorised{d.time(), d.text(), d.text(), d.amount()})
+	same(t, &RequestPayment{d.text(), d.amount()})
+	same(t, &RecordPayment{d.text(), payment.Kind(d.text()), payment.Status(d.text()), d.text(), d.amount(), d.text()})
+	for _, quantity := range []*int64{nil, new(d.int())} {
+		same(t, &ReserveStock{d.text(), quantity})
+		same(t, &CommitStock{d.text(), quantity})
+	}
 }
 
 func same[T any, P interface {

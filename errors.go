@@ -30,7 +30,7 @@ var (
 	// another content there. Nothing of the batch was written; the owner must go on from what the store has, see
 	// [Store.Reload].
 	ErrConflict = errors.New("another node has kept or decided commands meanwhile")
-	ErrBehind = fmt.Errorf("%w: they come first", ErrConflict) // see [Batch].InOrder
+	ErrBehind   = fmt.Errorf("%w: they come first", ErrConflict) // see [Batch].InOrder
 	// ErrUnavailable: the backend's server does not answer, or refuses for reasons that pass: it restarts, fails over, has no
 	// connection left. It is transient; whether what was being written is there is not known.
 	ErrUnavailable = errors.New("database is unavailable")

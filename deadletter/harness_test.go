@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-io/millrace/internal/pgtest"
 	"github.com/millrace-io/millrace/lease"
 	"github.com/millrace-io/millrace/localstore"
+	"github.com/millrace-io/millrace/millracetest/nodes"
 	"github.com/millrace-io/millrace/pgstore"
 	"github.com/millrace-io/millrace/process"
 	"github.com/millrace-io/millrace/projection"
@@ -194,28 +195,9 @@ func (w *world) follow(ctx context.Context, c millrace.Consumer) error {
 	if w.leases == nil {
 		return feed.New(w.store, w.reg, c, nil).Run(ctx)
 	}
-	for ctx.Err() == nil {
-		owned, changed := w.leases.Owned()
-		inner, stop := context.WithCancel(ctx)
-		go func() {
-			select {
-			case <-changed:
-				stop()
-			case <-inner.Done():
-			}
-		}()
-		var err error
-		if len(owned) > 0 {
-			err = feed.New(w.store, w.reg, c, &feed.Options{Partitions: owned, Workers: 1}).Run(inner)
-		} else {
-			<-inner.Done()
-		}
-		stop()
-		if err != nil && !errors.Is(err, millrace.ErrFenced) && !millrace.IsTransient(err) {
-			return err
-		}
-	}
-	return nil
+	return nodes.Follow(ctx, w.leases, func(ctx context.Context, owned map[int]uint64) error {
+		return feed.New(w.store, w.reg, c, &feed.Options{Partitions: owned, Workers: 1}).Run(ctx)
+	})
 }
 
 func (w *world) run(ctx context.Context, f func(context.Context) error) {

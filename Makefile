@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 CHECKS := test race lint tidy-check
 
 # The packages with goroutines that share memory. The detector makes tests five to ten times slower; the others would
-# learn nothing from it.
+# learn nothing from it. Those whose tests are long run in their -short form: deadletter, pgstore.
 RACE := . ./command/... ./feed/... ./process/... ./projection/... ./localstore/... ./httpapi/... ./lease/... ./transfer/... ./notify/... ./smtp/... ./payment/... ./sim/gateway/...
 
 # The linters have a module of their own: their two hundred dependencies are not to be ours.
@@ -40,7 +40,7 @@ test: ## run all tests
 
 race: ## run the tests of the engine under the race detector
 	go test -race $(RACE)
-	go test -race -short ./pgstore/...
+	go test -race -short ./deadletter/... ./pgstore/...
 
 lint: ## run the linters; the first run builds them, in about two minutes
 	$(LINT) config verify

@@ -66,6 +66,15 @@ func lists(faulty func(n int) bool) millrace.Definition {
 	}
 }
 
+// short is how many letters a test has, or how many are sent in a second: fewer under -short, which is how the race detector runs.
+// What there is to be met on the way is the same, and there is as much time for it.
+func short(ordinary, fewer int) int {
+	if testing.Short() {
+		return fewer
+	}
+	return ordinary
+}
+
 func every(int) bool { return true }
 func none(int) bool  { return false }
 
@@ -153,7 +162,7 @@ func (w *world) open(o options) {
 			o.fs = vfs.NewMem()
 		}
 		w.store, err = localstore.Open(cmp.Or(o.dir, "data"), &localstore.Options{
-			FS: o.fs, Partitions: partitions, SegmentSize: 4 << 20, CacheSize: 8 << 20, MemTableSize: 4 << 20, Fatal: func(error) {},
+			FS: o.fs, Partitions: partitions, SegmentSize: o.segment(), CacheSize: 8 << 20, MemTableSize: 4 << 20, Fatal: func(error) {},
 		})
 	} else {
 		w.store, err = pgstore.Open(context.Background(), o.dsn, &pgstore.Options{
@@ -167,6 +176,15 @@ func (w *world) open(o options) {
 	if o.wrap != nil {
 		w.store = o.wrap(w.store)
 	}
+}
+
+// segment is the size of a segment of the embedded store's journal: each is filled with zeros before it is used, and copied by a
+// power cut.
+func (o options) segment() int64 {
+	if o.dir == "" {
+		return 256 << 10
+	}
+	return 4 << 20
 }
 
 // lease has a node decide the partitions that it leases.

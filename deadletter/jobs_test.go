@@ -89,14 +89,15 @@ func (w *world) whole(n, over int) {
 // A job redrives all that is a dead letter when it begins, each once and those of each stream in order, whoever runs it: it is
 // paused, goes on, and the store is closed and opened again in the middle of pages.
 func TestJobOverRestarts(t *testing.T) {
-	const n, over = 300, 7
+	const over = 7
+	n := short(300, 120)
 	onStores(t, func(t *testing.T, open func(options) *world) {
 		w := open(options{faulty: every})
 		w.fill(n, over)
 		w.mustStop()
 		small := &deadletter.Options{Page: 40, AtOnce: 4}
 		w = open(options{service: small})
-		w.startJob("j", letter.StartRedriveJob{Rate: 2000})
+		w.startJob("j", letter.StartRedriveJob{Rate: short(2000, 200)})
 		w.until("it has begun", func() bool { return len(w.numbers("l0")) > 3 })
 		w.mustStop()
 		w = open(options{service: small})
@@ -179,7 +180,8 @@ func TestJobStoppedSkippedRefused(t *testing.T) {
 
 // Over several nodes a job is run by whoever has its partition, and goes on when that one is gone in the middle of a page.
 func TestJobOverNodes(t *testing.T) {
-	const n, over = 400, 11
+	const over = 11
+	n := short(400, 200)
 	dsn := pgtest.Start(t, pgtest.Options{NoSync: true}).DSN("postgres")
 	node := func(name string, faulty func(int) bool) *world {
 		return start(t, options{dsn: dsn, node: name, faulty: faulty, service: &deadletter.Options{Page: 50, AtOnce: 8}})
@@ -213,8 +215,8 @@ func TestJobOverNodes(t *testing.T) {
 }
 
 // Many are drained at a rate, in a memory that does not grow with them, stopped half-way and gone on with: none is lost, none
-// doubled. In the short form there are 3,000, in TestSoakDrain 100,000.
-func TestDrain(t *testing.T) { drain(t, 3_000, 300, 1500) }
+// doubled. In the ordinary form there are 3,000, in TestSoakDrain 100,000.
+func TestDrain(t *testing.T) { drain(t, short(3_000, 1_000), 300, short(1500, 500)) }
 
 // TestSoakDrain is the long form of TestDrain.
 func TestSoakDrain(t *testing.T) {

@@ -3,6 +3,7 @@ package deadletter_test
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -29,42 +30,49 @@ func (f freshIDs) AcceptAll(ctx context.Context, cs []millrace.Command) []millra
 // The plug is pulled before and after each write while dead letters are sent again, one by hand, two by a job. Whatever is left
 // on the disk, each has been decided once in the end. The control sends them under fresh ids, and has one decided twice.
 func TestPowerCutDuringRedrive(t *testing.T) {
-	for _, after := range []bool{false, true} {
-		for n := 1; ; n++ {
-			cut, got := redriveWithCut(t, n, after, nil)
-			if !cut {
-				t.Logf("after=%v: %d writes", after, n-1)
-				break
-			}
-			if !slices.Equal(got, []int{1, 2, 3}) {
-				t.Errorf("cut %d, after=%v: %v", n, after, got)
-			}
-		}
-	}
-	fresh := func(in millrace.Intake) millrace.Intake { return freshIDs{in} }
-	for n := 1; ; n++ {
-		cut, got := redriveWithCut(t, n, true, fresh)
-		if !cut {
-			t.Fatal("without ids that follow from the attempts nothing goes wrong")
-		}
-		if len(got) > 3 {
-			break
-		}
-	}
-}
-
-// redriveWithCut redrives three dead letters up to the n-th write, and the rest from what was on the disk then. It says whether
-// there were so many writes, and what was decided in the end.
-func redriveWithCut(t *testing.T, n int, after bool, sending func(millrace.Intake) millrace.Intake) (cut bool, got []int) {
-	t.Helper()
-	fs := vfs.NewCrashableMem()
-	w := start(t, options{fs: fs, faulty: every})
+	dead := vfs.NewCrashableMem()
+	w := start(t, options{fs: dead, faulty: every})
 	w.kill(add("c1", "a", 1))
 	w.kill(add("c2", "b", 2))
 	w.kill(add("c3", "b", 3))
 	w.mustStop()
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprint("after=", after), func(t *testing.T) {
+			t.Parallel()
+			for n := 1; ; n++ {
+				cut, got := redriveWithCut(t, dead, n, after, nil)
+				if !cut {
+					t.Logf("%d writes", n-1)
+					break
+				}
+				if !slices.Equal(got, []int{1, 2, 3}) {
+					t.Errorf("cut %d: %v", n, got)
+				}
+			}
+		})
+	}
+	t.Run("control", func(t *testing.T) {
+		t.Parallel()
+		fresh := func(in millrace.Intake) millrace.Intake { return freshIDs{in} }
+		for n := 1; ; n++ {
+			cut, got := redriveWithCut(t, dead, n, true, fresh)
+			if !cut {
+				t.Fatal("without ids that follow from the attempts nothing goes wrong")
+			}
+			if len(got) > 3 {
+				break
+			}
+		}
+	})
+}
+
+// redriveWithCut redrives the three dead letters of a disk, which stays as it is, up to the n-th write, and the rest from what was on the disk then. It says whether
+// there were so many writes, and what was decided in the end.
+func redriveWithCut(t *testing.T, dead *vfs.MemFS, n int, after bool, sending func(millrace.Intake) millrace.Intake) (cut bool, got []int) {
+	t.Helper()
+	fs := dead.CrashClone(vfs.CrashCloneCfg{})
 	var disk *vfs.MemFS // as the power cut has left it
-	w = start(t, options{fs: fs, sending: sending, wrap: func(s *millrace.Store) *millrace.Store {
+	w := start(t, options{fs: fs, sending: sending, wrap: func(s *millrace.Store) *millrace.Store {
 		return millrace.NewStore(&powercut.Driver{Driver: s.Driver(), N: n, After: after, Cut: func() { disk = fs.CrashClone(vfs.CrashCloneCfg{}) }})
 	}})
 	all := func() []int { return append(w.numbers("a"), w.numbers("b")...) }

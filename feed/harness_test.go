@@ -100,12 +100,18 @@ func tallies() millrace.Consumer {
 // follow runs a consumer until it has seen everything; what Run returns otherwise is the result.
 func follow(t testing.TB, s *millrace.Store, reg *millrace.Registry, c millrace.Consumer, o *feed.Options) error {
 	t.Helper()
+	return followed(t, s, c.Name, s.Head(), feed.New(s, reg, c, o).Run)
+}
+
+// followed runs what runs a consumer until that has come to a head; what it returns otherwise is the result.
+func followed(t testing.TB, s *millrace.Store, consumer string, head millrace.Cursor, run func(context.Context) error) error {
+	t.Helper()
 	ctx, cancel := context.WithCancel(patient(t))
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- feed.New(s, reg, c, o).Run(ctx) }()
+	go func() { ended <- run(ctx) }()
 	seen := make(chan error, 1)
-	go func() { seen <- s.Wait(ctx, c.Name, s.Head()) }()
+	go func() { seen <- s.Wait(ctx, consumer, head) }()
 	select {
 	case err := <-ended:
 		cancel()

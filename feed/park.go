@@ -8,11 +8,65 @@ import (
 	"github.com/millrace-io/millrace"
 )
 
+// final says that trying again is not this worker's: it ends, or it is fenced. The documents are another owner's then, or those of
+// an earlier time, and the events would be counted twice.
+func final(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, millrace.ErrFenced)
+}
+
+// apart handles events that have failed together, in few commits: where a commit is a transaction, one for each event would
+// hold up all other streams of the batch for many times what they take. Those before the one that fails are sound and go
+// together, the one that fails is taken alone, and those behind it go together again, up to the next that fails.
+func (w *worker) apart(ctx context.Context, events []millrace.Recorded, sound int) error {
+	for {
+		n, alone := sound, sound+1
+		switch {
+		case w.r.singly:
+			n, alone = 0, 1
+		case sound == len(events):
+			// It was the commit: a document that cannot be encoded, or the store. Which event is at fault is found by halves.
+			n = len(events) / 2
+			alone = n
+			if n == 0 {
+				alone = 1
+			}
+		}
+		if err := w.together(ctx, events[:n]); err != nil {
+			return err
+		}
+		if alone > n {
+			if err := w.handleOne(ctx, events[n:alone]); err != nil {
+				return err
+			}
+		}
+		if events = events[alone:]; len(events) == 0 {
+			return nil
+		}
+		var err error
+		if sound, err = w.try(ctx, events); err == nil || final(ctx, err) {
+			return err
+		}
+	}
+}
+
+// together handles events in one commit, or apart where they fail. It calls itself by way of apart, for half of them or for
+// those that are sound.
+func (w *worker) together(ctx context.Context, events []millrace.Recorded) error {
+	if len(events) == 0 {
+		return nil
+	}
+	sound, err := w.try(ctx, events)
+	if err == nil || final(ctx, err) {
+		return err
+	}
+	return w.apart(ctx, events, sound)
+}
+
 // handleOne tries one event until it succeeds or its stream is parked.
 func (w *worker) handleOne(ctx context.Context, one []millrace.Recorded) error {
 	wait := w.r.o.Backoff
 	for attempt := 1; ; attempt++ {
-		err := w.try(ctx, one)
+		_, err := w.try(ctx, one)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

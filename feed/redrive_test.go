@@ -233,7 +233,7 @@ func TestSkip(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		// The batch in which the third one failed was taken again, event by event.
+		// The batch in which the third one failed was taken again, up to that one.
 		if d := cmp.Diff([]uint64{1, 2, 1, 2, 5, 6}, seen); d != "" {
 			t.Error(d)
 		}

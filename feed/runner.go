@@ -64,7 +64,7 @@ const (
 	// readAhead is how many batches may wait for a worker: one is being handled, the next ones are read and decoded.
 	readAhead = 2
 	// maxGather bounds the events of one commit. A worker that is behind commits seldom: a document that many of the
-	// events change is then read and written once. It is also what a fault makes it do again one by one.
+	// events change is then read and written once. It is also what a fault makes it do again, in pieces.
 	maxGather = 32 << 10
 	// maxDocuments bounds the documents of one commit, which are in memory, decoded.
 	maxDocuments = 16 << 10
@@ -81,7 +81,9 @@ type Runner struct {
 	registry   *millrace.Registry
 	c          millrace.Consumer
 	partitions []int // of Options.Partitions, in order
-	unrationed bool  // for the test that shows what comes of it
+	// For the tests that show what comes of it: pauses are taken in full; a parked stream holds nothing; what fails is taken
+	// event by event.
+	unrationed, unheld, singly bool
 }
 
 // New makes a runner for a consumer.
@@ -289,38 +291,30 @@ func (w *worker) run(ctx context.Context) error {
 	}
 }
 
-// handle takes a batch, and what else has come meanwhile, as one commit. Where an event fails, all of it is undone and
-// its events are taken one by one, so that the fault is that event's alone.
+// handle takes a batch, and what else has come meanwhile, as one commit. Where an event fails, all of it is undone, and it is
+// taken apart, so that the fault is that event's alone.
 func (w *worker) handle(ctx context.Context, events []millrace.Recorded) error {
 	w.begin()
 	taken := [][]millrace.Recorded{events}
-	err := w.apply(ctx, events)
+	sound, err := w.apply(ctx, events)
 	for n := len(events); err == nil && n < maxGather && w.documents() < maxDocuments; n += len(events) {
 		var ok bool
 		if events, ok = w.more(ctx, events); !ok {
 			break
 		}
 		taken = append(taken, events)
-		err = w.apply(ctx, events)
+		var more int
+		more, err = w.apply(ctx, events)
+		sound += more
 	}
 	if err == nil {
 		err = w.commit(ctx, taken)
 	}
-	err = w.undo(err)
-	// Fenced: the documents are another owner's, or those of an earlier time. Taken one by one, the events would be counted
-	// twice.
-	if err == nil || ctx.Err() != nil || errors.Is(err, millrace.ErrFenced) {
+	if err = w.undo(err); err == nil || final(ctx, err) {
 		return err
 	}
-	w.r.o.Logger.Warn("a batch failed and is taken event by event", "consumer", w.r.c.Name, "error", err)
-	for _, events := range taken {
-		for i := range events {
-			if err := w.handleOne(ctx, events[i:i+1]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	w.r.o.Logger.Warn("a batch failed and is taken apart", "consumer", w.r.c.Name, "error", err)
+	return w.apart(ctx, slices.Concat(taken...), sound)
 }
 
 // farBehind is the gap in events from which a worker waits for its next batch instead of committing what it has: readers
@@ -389,14 +383,14 @@ func (w *worker) documents() int {
 	return n
 }
 
-// try handles events and commits what comes of them, all or nothing.
-func (w *worker) try(ctx context.Context, events []millrace.Recorded) error {
+// try handles events and commits what comes of them, all or nothing. Where it fails, so many of them were sound before.
+func (w *worker) try(ctx context.Context, events []millrace.Recorded) (sound int, err error) {
 	w.begin()
-	err := w.apply(ctx, events)
+	sound, err = w.apply(ctx, events)
 	if err == nil {
 		err = w.commit(ctx, [][]millrace.Recorded{events})
 	}
-	return w.undo(err)
+	return sound, w.undo(err)
 }
 
 // begin forgets what an earlier attempt left.
@@ -408,18 +402,18 @@ func (w *worker) begin() {
 	}
 }
 
-// apply calls the handler for the events that it wants.
-func (w *worker) apply(ctx context.Context, events []millrace.Recorded) error {
+// apply calls the handler for the events that it wants. Where it fails, so many of them were handled before.
+func (w *worker) apply(ctx context.Context, events []millrace.Recorded) (sound int, err error) {
 	for i := range events {
 		e := &events[i]
-		if !w.wanted(e) || w.parked[e.Stream] {
+		if !w.wanted(e) || w.parked[e.Stream] && !w.r.unheld {
 			continue
 		}
 		if err := w.call(ctx, w.view(ctx, e.Partition), e); err != nil {
-			return err
+			return i, err
 		}
 	}
-	return nil
+	return len(events), nil
 }
 
 func (w *worker) view(ctx context.Context, partition int) *views {

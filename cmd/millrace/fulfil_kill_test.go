@@ -181,7 +181,8 @@ func killWithoutKeys(t *testing.T, seed uint64, start func(gateway string) *serv
 	s.buying.Wait()
 	a := s.settle(t, at)
 	at.stop(t)
-	if len(a.faults) != 1 || !strings.Contains(a.faults[0], "by 1 of 2 payments") {
+	// How often it is asked by the second life is chance: a late commit of the first one may have it begin again.
+	if len(a.faults) != 1 || !strings.Contains(a.faults[0], "by 1 of ") || strings.Contains(a.faults[0], "and 0 is set aside still") {
 		t.Errorf("without keys nothing goes wrong: %q", a.faults)
 	}
 }

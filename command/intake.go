@@ -77,8 +77,11 @@ func (it *item) written(known bool, err error) {
 	if known {
 		it.replayed.Store(true)
 	}
+	if !it.guessed {
+		return
+	}
 	conflict := errors.Is(err, millrace.ErrConflict) && !errors.Is(err, millrace.ErrBehind)
-	if it.guessed && (known || conflict || errors.Is(err, millrace.ErrKeyReused)) {
+	if known || conflict || errors.Is(err, millrace.ErrKeyReused) {
 		it.p.guesses.wrong()
 	}
 }
@@ -163,6 +166,9 @@ type absent struct {
 // Await implements millrace.Waiter. It puts an item into the flight first and looks into the store then: the loop,
 // which does it the other way round, meets the item or has decided already.
 func (a *absent) Await(ctx context.Context) (millrace.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return millrace.Outcome{}, err // who only wants what is known is not to cost a question
+	}
 	it := a.p.newItem(a.cmd, a.fp, a.p.o.Now())
 	it.kept.Store(fromStore)
 	it.storedIs(nil)

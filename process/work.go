@@ -248,15 +248,15 @@ func (w *work) stop(s *sending, err error) {
 // written in between, and a look-up.
 func (w *work) known(ctx context.Context, sent []sending, receipts []millrace.Accepted) ([]*millrace.Outcome, error) {
 	out := make([]*millrace.Outcome, len(sent))
-	if !w.m.store.Shared() {
-		for n := range receipts {
-			if receipts[n].Err != nil {
-				continue
-			}
-			if o, err := receipts[n].Receipt.Wait(already); err == nil {
-				out[n] = &o
-			}
+	for n := range receipts {
+		if receipts[n].Err != nil {
+			continue
 		}
+		if o, err := receipts[n].Receipt.Wait(already); err == nil {
+			out[n] = &o // it was decided as it was kept
+		}
+	}
+	if !w.m.store.Shared() {
 		return out, nil
 	}
 	for _, wait := range lingers {

@@ -29,6 +29,7 @@ func (v *verdict) checkDomain(ctx context.Context, store *millrace.Store) error 
 	}
 	var audit order.Audit
 	read := make([]uint64, store.Partitions()) // the position up to which each partition was read
+	heads := store.Heads()                     // of before: others may go on writing
 	for events, err := range store.Feed(ctx, millrace.FeedOptions{}) {
 		if err != nil {
 			return err
@@ -50,6 +51,11 @@ func (v *verdict) checkDomain(ctx context.Context, store *millrace.Store) error 
 			}
 			unsettled.see(e)
 			audit.Add(e)
+		}
+	}
+	for p := range heads {
+		if read[p] < heads[p].Position {
+			v.report(fmt.Sprintf("domain: partition %d was read up to position %d of %d", p, read[p], heads[p].Position))
 		}
 	}
 	f := audit.FinishSome(func(id string) bool { return !unsettled.orders[id] })
